@@ -1,0 +1,6 @@
+//! hsup: a Heroku-style process supervisor for Linux hosts.
+
+pub mod dyno;
+pub mod formation;
+pub mod model;
+pub mod sources;

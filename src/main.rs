@@ -1,0 +1,2 @@
+//! hsup.
+fn main() {}

@@ -1,0 +1,196 @@
+//! A release: everything that dynos are made from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{AppName, ConfigVars, Formation, ReleaseVersion, StackName};
+
+/// Where a slug is to be had. A location may hold a signature or a password in its query or user part, so
+/// `Display` shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SlugLocation {
+    /// A file of this host.
+    Path(PathBuf),
+    /// An `http` or `https` URL.
+    Url(String),
+}
+
+/// Why a text is not the location of a slug.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("slug {given:?} is not valid: {why}")]
+pub struct InvalidSlugLocation {
+    given: String,
+    why: &'static str,
+}
+
+impl FromStr for SlugLocation {
+    type Err = InvalidSlugLocation;
+
+    fn from_str(given: &str) -> Result<Self, InvalidSlugLocation> {
+        let invalid = |why| InvalidSlugLocation { given: without_secrets(given), why };
+        if given.contains('\0') {
+            return Err(invalid("it holds a NUL byte"));
+        }
+        match given.split_once("://") {
+            Some(("http" | "https", rest)) if !rest.is_empty() && !rest.starts_with('/') => {
+                Ok(Self::Url(given.to_owned()))
+            }
+            Some(("http" | "https", _)) => Err(invalid("the URL names no host")),
+            Some(("file", path)) if path.starts_with('/') => Ok(Self::Path(path.into())),
+            Some(("file", _)) => {
+                Err(invalid("a file:// URL must hold an absolute path, as in file:///slug.tgz"))
+            }
+            Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                Err(invalid("its scheme is not known: use a path, file://, http:// or https://"))
+            }
+            Some(_) | None if given.is_empty() => Err(invalid("it is empty")),
+            Some(_) | None => Ok(Self::Path(given.into())),
+        }
+    }
+}
+
+fn without_secrets(url: &str) -> String {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    match bare.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_once('/').map_or((rest, None), |(a, p)| (a, Some(p)));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            match path {
+                Some(path) => format!("{scheme}://{host}/{path}"),
+                None => format!("{scheme}://{host}"),
+            }
+        }
+        None => bare.to_owned(),
+    }
+}
+
+impl fmt::Display for SlugLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Url(url) => f.write_str(&without_secrets(url)),
+        }
+    }
+}
+
+impl fmt::Debug for SlugLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha256Digest(pub [u8; 32]);
+
+/// Why a text is not a digest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("checksum {0:?} is not valid: write SHA256: and 64 hexadecimal digits")]
+pub struct InvalidDigest(String);
+
+impl FromStr for Sha256Digest {
+    type Err = InvalidDigest;
+
+    /// Reads `SHA256:<hex>` (the Platform API's form), `sha256:<hex>` or the bare hex digits.
+    fn from_str(given: &str) -> Result<Self, InvalidDigest> {
+        let invalid = || InvalidDigest(given.to_owned());
+        let hex = match given.split_once(':') {
+            Some((name, hex)) if name.eq_ignore_ascii_case("sha256") => hex,
+            Some(_) => return Err(invalid()),
+            None => given,
+        };
+        if hex.len() != 64 || !hex.is_ascii() {
+            return Err(invalid());
+        }
+        let mut digest = [0; 32];
+        for (byte, digits) in digest.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| invalid())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| invalid())?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+impl fmt::Display for Sha256Digest {
+    /// The 64 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A release of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The app.
+    pub app: AppName,
+    /// The version.
+    pub version: ReleaseVersion,
+    /// The code, where the release names it.
+    pub slug: Option<SlugLocation>,
+    /// The digest that the slug must have, where the source knows it.
+    pub slug_checksum: Option<Sha256Digest>,
+    /// The base image, where the release names it.
+    pub stack: Option<StackName>,
+    /// The environment of its dynos.
+    pub config: ConfigVars,
+    /// Its process types.
+    pub formation: Formation,
+    /// Where the dynos' log lines go, where the release names it. It holds a password.
+    pub logplex_url: Option<String>,
+}
+
+impl Release {
+    /// Whether the two differ at most in quantities, so that going from one to the other is a mere scaling.
+    pub fn differs_in_scale_only(&self, other: &Self) -> bool {
+        let commands = |release: &Self| {
+            let mut commands: Vec<_> = release
+                .formation
+                .iter()
+                .map(|process| (process.process_type.clone(), process.command.clone()))
+                .collect();
+            commands.sort_by(|a, b| a.0.cmp(&b.0));
+            commands
+        };
+        let bare = |release: &Self| Self { formation: Formation::default(), ..release.clone() };
+        bare(self) == bare(other) && commands(self) == commands(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_paths_or_urls() {
+        let path = |text: &str| Ok(SlugLocation::Path(text.into()));
+        assert_eq!("slug.tgz".parse(), path("slug.tgz"));
+        assert_eq!("file:///tmp/slug.tgz".parse(), path("/tmp/slug.tgz"));
+        assert_eq!("https://h/s?sig=1".parse(), Ok(SlugLocation::Url("https://h/s?sig=1".into())));
+        for bad in ["", "ftp://h/s", "file://rel", "http://", "http:///x"] {
+            assert!(bad.parse::<SlugLocation>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_location_shows_no_secret() {
+        let location: SlugLocation = "https://me:pw@host/slug.tgz?Signature=abc".parse().unwrap();
+        assert_eq!(location.to_string(), "https://host/slug.tgz");
+    }
+
+    #[test]
+    fn digests_round_trip() {
+        let hex = "ab".repeat(32);
+        let digest: Sha256Digest = format!("SHA256:{hex}").parse().unwrap();
+        assert_eq!(digest.to_string(), hex);
+        for bad in ["", "md5:00", "SHA256:12", &"g".repeat(64), &"é".repeat(32)] {
+            assert!(bad.parse::<Sha256Digest>().is_err(), "{bad}");
+        }
+    }
+}
