@@ -4,46 +4,31 @@
 //! ([`DynoDriver::start`]). Each start gives a [`Run`], the one owner of that run's processes: through it they
 //! are signalled and waited for, and through nothing else. A driver knows no releases, no restarts and no
 //! clocks; when to start and when to stop is decided by its caller.
+//!
+//! # Processes that outlive their parent
+//! hsup is two processes. The [`guardian`] is the parent: it is the child subreaper, so that every process of
+//! every dyno stays below it however it daemonises, and it kills what is left when hsup dies. hsup proper is
+//! its child, and the parent of the dynos' main processes. A dyno that has lost its main process is therefore
+//! to be found below the guardian, and is told apart there by the mark of its run in its environment.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+#![deny(unsafe_code)]
 
-/// A boxed future, for the traits of this crate to be used as `dyn`.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+mod abspath;
+mod command;
+mod driver;
+mod exit;
+pub mod guardian;
+pub mod ledger;
+pub mod process;
+mod simple;
+mod subprocess;
+#[expect(unsafe_code, reason = "the one file that calls the kernel and libc directly")]
+pub mod sys;
 
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Exit {
-    /// It exited with this code.
-    Code(u8),
-    /// A signal of this number ended it.
-    Signal(i32),
-}
-
-impl Exit {
-    /// Whether it ended as it should: with code 0.
-    pub fn success(self) -> bool {
-        self == Self::Code(0)
-    }
-
-    /// The exit status as a shell gives it: the code, or 128 + the number of the signal.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "exit status {code}"),
-            Self::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
-                Ok(signal) => write!(f, "killed by {signal}"),
-                Err(_) => write!(f, "killed by signal {number}"),
-            },
-        }
-    }
-}
+pub use abspath::AbsPath;
+pub use driver::{
+    BoxFuture, BuildError, BuildSpec, DynoDriver, DynoSpec, KillSignal, MainExit, Network, Output, Run,
+    SignalError, StartError, Stdio,
+};
+pub use exit::Exit;
+pub use simple::Simple;

@@ -1,0 +1,216 @@
+//! The contract of a dyno driver.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::Exit;
+
+/// A boxed future, for the traits of this crate to be used as `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whose network a dyno lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The host's: each dyno needs a port of its own.
+    Host,
+    /// Its own: all dynos may listen on the same port.
+    Isolated,
+}
+
+/// What a driver prepares a release from.
+#[derive(Clone, Debug)]
+pub struct BuildSpec {
+    /// The release, for messages: `myapp v3`.
+    pub release: String,
+    /// The unpacked slug (the folder that is to be `/app`), where the release has one.
+    pub slug_dir: Option<PathBuf>,
+}
+
+/// What a driver starts a run of a dyno from.
+#[derive(Clone, Debug)]
+pub struct DynoSpec {
+    /// The name of the dyno, `web.1`.
+    pub name: String,
+    /// The command: one shell command line, or words that are joined to one.
+    pub command: Arc<[String]>,
+    /// The environment that the release and hsup give the dyno; the driver adds its own defaults below it.
+    pub env: Arc<[(String, String)]>,
+    /// The port that the dyno is to listen on, handed over as `PORT`.
+    pub port: u16,
+    /// Where its input and output are connected.
+    pub stdio: Stdio,
+}
+
+/// Where a dyno's input and output are connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stdio {
+    /// No input; output and errors to pipes, handed out by [`Run::take_output`].
+    Pipes,
+    /// hsup's own input, output and errors.
+    Inherit,
+    /// A terminal, by the path of its device, which becomes the dyno's controlling terminal.
+    Terminal(PathBuf),
+}
+
+/// The read ends of a dyno's pipes.
+#[derive(Debug)]
+pub struct Output {
+    /// What it prints.
+    pub stdout: OwnedFd,
+    /// What it prints to standard error.
+    pub stderr: OwnedFd,
+}
+
+/// The signals that end a dyno.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KillSignal {
+    /// SIGTERM: end in your own way.
+    Term,
+    /// SIGKILL: end now.
+    Kill,
+}
+
+impl fmt::Display for KillSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Term => "SIGTERM",
+            Self::Kill => "SIGKILL",
+        })
+    }
+}
+
+/// The main process of a run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MainExit {
+    /// How.
+    pub exit: Exit,
+    /// Whether it was the last process of the run. If not, [`Run::gone`] waits for the others.
+    pub alone: bool,
+}
+
+/// A release cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The driver runs code from a slug and the release has none.
+    #[error(
+        "the release has no slug, and the {driver} driver runs an app's code from one: give the release a Slug"
+    )]
+    NoSlug {
+        /// The driver.
+        driver: &'static str,
+    },
+    /// A file operation failed.
+    #[error("failed to {operation} {}", path.display())]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// A dyno cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The program is not there.
+    #[error("command not found: {program:?} is not {place}")]
+    NotFound {
+        /// The program as the command names it.
+        program: String,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The program is there and cannot be executed.
+    #[error("cannot execute {}", path.display())]
+    NotExecutable {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system refused.
+    #[error("failed to {operation}")]
+    System {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit status that a shell gives for it: 127 not found, 126 not executable, else 1.
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            Self::System { .. } => 1,
+        }
+    }
+}
+
+/// The processes of a run could not all be signalled.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to send {signal} to process {pid} of {dyno}")]
+pub struct SignalError {
+    /// The signal.
+    pub signal: KillSignal,
+    /// The process.
+    pub pid: u32,
+    /// The dyno.
+    pub dyno: String,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+/// One run of a dyno, and the owner of its processes. Dropping it neither signals nor reaps anything: a run is
+/// ended by [`Run::signal`] and is over when [`Run::gone`] returns.
+pub trait Run: Send + Sync {
+    /// The main process, where the dyno has one on this host.
+    fn pid(&self) -> Option<u32>;
+
+    /// The address at which the dyno's port is to be reached.
+    fn address(&self) -> IpAddr;
+
+    /// The read ends of the dyno's pipes, once; `None` when it was not started with [`Stdio::Pipes`].
+    fn take_output(&self) -> Option<Output>;
+
+    /// Signals every process of the run. To signal a run that is over does nothing.
+    ///
+    /// # Errors
+    /// If a process could not be signalled; all others have been.
+    fn signal(&self, signal: KillSignal) -> Result<(), SignalError>;
+
+    /// Waits for the main process to end. Cancel safe.
+    fn main_exit(&self) -> BoxFuture<'_, MainExit>;
+
+    /// Waits for every process of the run to be gone; to be called after [`Run::main_exit`] has returned.
+    /// Cancel safe. Processes that turn up after a signal was sent are sent it as well.
+    fn gone(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What turns a dyno into processes.
+pub trait DynoDriver: Send + Sync {
+    /// Its name: `simple`.
+    fn name(&self) -> &'static str;
+
+    /// Whose network its dynos live in.
+    fn network(&self) -> Network;
+
+    /// Whether it runs an app's code from the slug; if not, slugs are not even fetched.
+    fn needs_slug(&self) -> bool;
+
+    /// Prepares a release, once, before its first dyno starts and while dynos of the release before still run.
+    fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>>;
+
+    /// Starts a run of a dyno. Bounded in time; not to be cancelled.
+    fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>>;
+}

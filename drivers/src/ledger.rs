@@ -1,0 +1,150 @@
+//! The ledger of running hsups, and the clean-up after those that could not clean up themselves.
+//!
+//! Each hsup has a file under `running/` of the state dir, made before its first dyno. When hsup *and* its
+//! guardian are killed at once, the file stays, and with it the name by which the next hsup finds the
+//! processes that were left behind.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::guardian::{Guardian, MARK};
+use crate::{KillSignal, process, sys};
+
+/// How long to wait for the processes that a dead hsup left behind to be gone once they are killed.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// A file operation on the ledger failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {operation} {}", path.display())]
+pub struct LedgerError {
+    operation: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// This hsup's entry in the ledger; dropping it removes the entry.
+#[derive(Debug)]
+pub struct Entry {
+    path: PathBuf,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove this hsup's ledger entry");
+        }
+    }
+}
+
+/// Kills what dead hsups left behind and enters this one. Returns the entry and how many processes it killed.
+///
+/// # Errors
+/// If the ledger cannot be read or written.
+pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), LedgerError> {
+    let dir = state_dir.join("running");
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| LedgerError { operation, path, source }
+    };
+    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+    let mut killed = 0;
+    for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
+        let entry = entry.map_err(failed("read", &dir))?;
+        let name = entry.file_name();
+        let Some(instance) = name.to_str().filter(|name| !is_running(name)) else { continue };
+        killed += kill_marked(&format!("{MARK}={instance}/"));
+        match fs::remove_file(entry.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &entry.path())(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let path = dir.join(guardian.instance());
+    File::create(&path).map_err(failed("create", &path))?;
+    Ok((Entry { path }, killed))
+}
+
+/// Whether the guardian of that instance (`<boot>-<pid>-<start time>`) is alive.
+fn is_running(instance: &str) -> bool {
+    let mut parts = instance.rsplit('-');
+    let start_time = parts.next().and_then(|text| text.parse().ok());
+    let pid = parts.next().and_then(|text| text.parse().ok());
+    pid.and_then(process::stat).is_some_and(|stat| !stat.ended() && Some(stat.start_time) == start_time)
+}
+
+/// Kills every process that was started with such a mark, until none is left or `KILLED` has passed.
+fn kill_marked(mark: &str) -> usize {
+    let mut killed = 0;
+    loop {
+        let left = process::all().unwrap_or_default().into_iter().filter(|pid| is_marked(*pid, mark));
+        let left: Vec<OwnedFd> = left.filter_map(|pid| kill_if_marked(pid, mark)).collect();
+        if left.is_empty() {
+            return killed;
+        }
+        killed += left.len();
+        for pidfd in left {
+            let timeout = PollTimeout::try_from(KILLED).unwrap_or(PollTimeout::MAX);
+            if !matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout), Ok(1..)) {
+                tracing::error!(
+                    "a process that a dead hsup left behind cannot be killed; see ps -e for state D"
+                );
+                return killed;
+            }
+        }
+    }
+}
+
+fn is_marked(pid: u32, mark: &str) -> bool {
+    process::stat(pid).is_some_and(|stat| !stat.ended()) && process::started_with(pid, mark)
+}
+
+/// The pidfd is opened first and the mark read again after, so that a reused pid is not killed.
+fn kill_if_marked(pid: u32, mark: &str) -> Option<OwnedFd> {
+    let pidfd = sys::pidfd_open(pid).ok()?;
+    if !is_marked(pid, mark) {
+        return None;
+    }
+    sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill).ok()?;
+    Some(pidfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    fn marked_sleep(instance: &str) -> Child {
+        Command::new("sleep").arg("600").env(MARK, format!("{instance}/web.1.0")).spawn().unwrap()
+    }
+
+    #[test]
+    fn what_a_dead_hsup_left_is_killed_and_what_a_live_one_runs_is_not() {
+        let state = tempfile::tempdir().unwrap();
+        let running = state.path().join("running");
+        fs::create_dir_all(&running).unwrap();
+        let dead = "b00t-4194304-1";
+        let live = Guardian::none();
+        let mut left = marked_sleep(dead);
+        let mut kept = marked_sleep(live.instance());
+        File::create(running.join(dead)).unwrap();
+        File::create(running.join(live.instance())).unwrap();
+
+        let (entry, killed) = enter(state.path(), &live).unwrap();
+
+        assert_eq!(killed, 1);
+        assert!(!left.wait().unwrap().success());
+        assert!(kept.try_wait().unwrap().is_none());
+        assert!(!running.join(dead).exists());
+        kept.kill().unwrap();
+        kept.wait().unwrap();
+        drop(entry);
+        assert_eq!(fs::read_dir(&running).unwrap().count(), 0);
+    }
+}

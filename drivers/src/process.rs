@@ -1,0 +1,136 @@
+//! What /proc tells of processes. Read only; a process that goes away meanwhile is simply not there.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// A process as `/proc/PID/stat` describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// One letter: `R`, `S`, `Z`, ...
+    pub state: char,
+    /// Its parent.
+    pub parent: u32,
+    /// Its session.
+    pub session: u32,
+    /// The processor time that it has used, in clock ticks.
+    pub cpu_ticks: u64,
+    /// When it was started, in clock ticks since boot: with the pid it names a process for good.
+    pub start_time: u64,
+    /// Its resident memory, in pages.
+    pub resident_pages: u64,
+}
+
+impl Stat {
+    /// Whether it has ended and only waits to be reaped.
+    pub fn ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
+    }
+}
+
+/// Reads `/proc/PID/stat`.
+pub fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The fields of proc_pid_stat(5); the second one, the name, may hold blanks and parentheses.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: u32::try_from(number(1)?).ok()?,
+        session: u32::try_from(number(3)?).ok()?,
+        cpu_ticks: number(11)? + number(12)?,
+        start_time: number(19)?,
+        resident_pages: number(21)?,
+    })
+}
+
+/// The children of a process, whichever of its threads made them.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// These processes and everything below them.
+pub fn with_descendants(roots: Vec<u32>) -> Vec<u32> {
+    let mut found = roots;
+    let mut next = 0;
+    while let Some(&pid) = found.get(next) {
+        for child in children(pid) {
+            if !found.contains(&child) {
+                found.push(child);
+            }
+        }
+        next += 1;
+    }
+    found
+}
+
+/// Every process of the system.
+///
+/// # Errors
+/// If /proc is not there.
+pub fn all() -> io::Result<Vec<u32>> {
+    Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+}
+
+/// Whether the environment with which a process was started holds this variable (`NAME=value`) or, where it
+/// ends in `/`, one that begins so.
+pub fn started_with(pid: u32, variable: &str) -> bool {
+    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let matches = |entry: &[u8]| match variable.strip_suffix('/') {
+        Some(_) => entry.starts_with(variable.as_bytes()),
+        None => entry == variable.as_bytes(),
+    };
+    environment.split(|byte| *byte == 0).any(matches)
+}
+
+/// The memory and processor time that processes use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Resident memory, in bytes; pages that processes share count for each.
+    pub memory_bytes: u64,
+    /// Processor time of the processes that are alive.
+    pub cpu: Duration,
+}
+
+/// What a process and everything below it use at the moment.
+pub fn usage(pid: u32) -> Option<Usage> {
+    use nix::unistd::{SysconfVar, sysconf};
+    let unit = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
+    let (page_bytes, ticks_a_second) = (unit(SysconfVar::PAGE_SIZE)?, unit(SysconfVar::CLK_TCK)?);
+    let stats: Vec<Stat> = with_descendants(vec![pid]).into_iter().filter_map(stat).collect();
+    let ticks: u64 = stats.iter().map(|stat| stat.cpu_ticks).sum();
+    (!stats.is_empty()).then(|| Usage {
+        memory_bytes: stats.iter().map(|stat| stat.resident_pages).sum::<u64>() * page_bytes,
+        cpu: Duration::from_millis(ticks * 1000 / ticks_a_second),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_blanks_is_no_trouble() {
+        let text =
+            "42 (a) b (c) S 1 42 40 0 -1 4194560 1 0 0 0 7 5 0 0 20 0 1 0 9000 1 3 18446744073709551615";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.session), ('S', 1, 40));
+        assert_eq!((stat.cpu_ticks, stat.start_time, stat.resident_pages), (12, 9000, 3));
+    }
+
+    #[test]
+    fn this_process_is_there_and_no_process_0() {
+        let me = std::process::id();
+        assert!(stat(me).is_some_and(|stat| !stat.ended()));
+        assert!(usage(me).is_some_and(|usage| usage.memory_bytes > 0));
+        assert_eq!(stat(0), None);
+        assert!(children(0).is_empty());
+    }
+}

@@ -1,0 +1,272 @@
+//! A run that is a tree of processes of this host: spawned, signalled and waited for as a whole.
+//!
+//! The main process leads a session of its own. It is not reaped before every other process of the run is gone:
+//! until then its pid, which is also the number of the session and of the process group, cannot become
+//! somebody else's.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, pipe2};
+use tokio::io::unix::AsyncFd;
+
+use crate::command::c_string;
+use crate::guardian::Guardian;
+use crate::sys::{self, Spawn, SpawnStdio};
+use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError, Stdio};
+use crate::{process, process::Stat};
+
+/// What to execute: found and resolved, the environment complete but for hsup's mark.
+pub struct Program<'a> {
+    /// The program.
+    pub path: &'a Path,
+    /// Its arguments, the name of the program first.
+    pub args: Vec<CString>,
+    /// The dyno's environment.
+    pub env: Vec<CString>,
+    /// The working directory; `None` for hsup's own.
+    pub dir: Option<&'a Path>,
+}
+
+/// A run of a dyno as processes of this host.
+#[derive(Debug)]
+pub struct Subprocess {
+    dyno: String,
+    pid: u32,
+    pidfd: AsyncFd<OwnedFd>,
+    mark: String,
+    address: IpAddr,
+    guardian: Arc<Guardian>,
+    output: Mutex<Option<Output>>,
+    kill: Mutex<Told>,
+}
+
+/// Which processes have been sent which signal.
+#[derive(Debug, Default)]
+struct Told {
+    signal: Option<KillSignal>,
+    pids: HashSet<u32>,
+}
+
+impl Subprocess {
+    /// Spawns the main process of a run.
+    ///
+    /// # Errors
+    /// If the program cannot be executed or the system refuses.
+    pub fn spawn(
+        spec: &DynoSpec,
+        mut program: Program<'_>,
+        address: IpAddr,
+        guardian: &Arc<Guardian>,
+    ) -> Result<Self, StartError> {
+        let system = |operation| move |source| StartError::System { operation, source };
+        let mark = guardian.mark(&spec.name);
+        program.env.push(c_string(mark.as_str())?);
+        let (pid, output) = spawn(spec, &program)?;
+        let number = pid.as_raw().cast_unsigned();
+        guardian.restore_limits(pid);
+        let pidfd = sys::pidfd_open(number)
+            .and_then(sys::watch)
+            .inspect_err(|_| abandon(pid))
+            .map_err(system("watch the new process (is the limit of open files reached?)"))?;
+        Ok(Self {
+            dyno: spec.name.clone(),
+            pid: number,
+            pidfd,
+            mark,
+            address,
+            guardian: Arc::clone(guardian),
+            output: Mutex::new(output),
+            kill: Mutex::default(),
+        })
+    }
+
+    /// The processes of the run that are alive.
+    fn members(&self) -> Vec<u32> {
+        let mut roots: Vec<u32> = self.guardian.strays().into_iter().filter(|pid| self.owns(*pid)).collect();
+        if !roots.contains(&self.pid) {
+            roots.push(self.pid);
+        }
+        let mut members = process::with_descendants(roots);
+        members.retain(|pid| process::stat(*pid).is_some_and(|stat| !stat.ended()));
+        members
+    }
+
+    /// Whether a process that is not below the main process belongs to the run: it is of its session, or was
+    /// started with its mark.
+    fn owns(&self, pid: u32) -> bool {
+        let in_session = |stat: Stat| stat.session == self.pid;
+        process::stat(pid).is_some_and(in_session) || process::started_with(pid, &self.mark)
+    }
+
+    /// Sends the signal that was last asked for to the members that have not had it.
+    fn tell(&self, members: &[u32]) -> Result<(), SignalError> {
+        let mut told = self.told();
+        let Some(signal) = told.signal else { return Ok(()) };
+        let mut result = Ok(());
+        for &pid in members {
+            if told.pids.insert(pid)
+                && let Err(source) = self.send(pid, signal)
+            {
+                result = Err(SignalError { signal, pid, dyno: self.dyno.clone(), source });
+            }
+        }
+        result
+    }
+
+    /// Signals one member through a pidfd, having looked once more that it is still the same process. The main
+    /// process needs no second look: it is reaped by nobody else.
+    fn send(&self, pid: u32, signal: KillSignal) -> io::Result<()> {
+        let gone = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ESRCH) => Ok(()),
+            _ => Err(error),
+        };
+        if pid == self.pid {
+            return sys::pidfd_signal(self.pidfd.get_ref().as_fd(), signal).or_else(gone);
+        }
+        let before = process::stat(pid).map(|stat| stat.start_time);
+        match sys::pidfd_open(pid) {
+            Ok(pidfd) if process::stat(pid).map(|stat| stat.start_time) == before => {
+                sys::pidfd_signal(pidfd.as_fd(), signal).or_else(gone)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => gone(error),
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.kill.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads how the main process ended and, with `reap`, lets its pid go.
+    fn main_status(&self, reap: bool) -> Exit {
+        let keep = if reap { WaitPidFlag::empty() } else { WaitPidFlag::WNOWAIT };
+        match waitid(Id::PIDFd(self.pidfd.get_ref().as_fd()), WaitPidFlag::WEXITED | keep) {
+            Ok(WaitStatus::Exited(_, code)) => Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+            other => {
+                tracing::error!(
+                    dyno = self.dyno,
+                    pid = self.pid,
+                    ?other,
+                    "cannot read how the process ended"
+                );
+                Exit::Code(u8::MAX)
+            }
+        }
+    }
+}
+
+impl Run for Subprocess {
+    fn pid(&self) -> Option<u32> {
+        Some(self.pid)
+    }
+
+    fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    fn take_output(&self) -> Option<Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
+        {
+            let mut told = self.told();
+            told.signal = Some(signal);
+            told.pids.clear();
+        }
+        self.tell(&self.members())
+    }
+
+    fn main_exit(&self) -> BoxFuture<'_, MainExit> {
+        Box::pin(async {
+            if let Err(error) = self.pidfd.readable().await {
+                tracing::error!(dyno = self.dyno, pid = self.pid, %error, "cannot wait for the process");
+            }
+            let alone = self.members().is_empty();
+            MainExit { exit: self.main_status(alone), alone }
+        })
+    }
+
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            loop {
+                let members = self.members();
+                let Some(&first) = members.first() else { break };
+                if let Err(error) = self.tell(&members) {
+                    tracing::warn!(error = %error.source, "{error}");
+                }
+                wait_for(first).await;
+            }
+            self.main_status(true);
+        })
+    }
+}
+
+/// Waits for a process that need not be our child to end.
+async fn wait_for(pid: u32) {
+    let watched = sys::pidfd_open(pid).and_then(sys::watch);
+    match watched {
+        Ok(pidfd) => {
+            let _ended = pidfd.readable().await;
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+        Err(error) => {
+            tracing::warn!(pid, %error, "cannot watch a process; looking again in a second");
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Kills and reaps a child that cannot be watched.
+fn abandon(pid: Pid) {
+    let _gone = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+    let _reaped = nix::sys::wait::waitpid(pid, None);
+}
+
+/// Connects input and output and spawns. What is opened for the child alone is closed when this returns.
+fn spawn(spec: &DynoSpec, program: &Program<'_>) -> Result<(Pid, Option<Output>), StartError> {
+    let system = |operation| move |source: io::Error| StartError::System { operation, source };
+    let pipe =
+        || pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(system("make a pipe for the dyno"));
+    match &spec.stdio {
+        Stdio::Pipes => {
+            let null = File::open("/dev/null").map_err(system("open /dev/null"))?;
+            let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+            let pid = exec(program, SpawnStdio::Descriptors([null.as_fd(), out.as_fd(), err.as_fd()]))?;
+            Ok((pid, Some(Output { stdout, stderr })))
+        }
+        Stdio::Inherit => {
+            let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+            let ours: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+            Ok((exec(program, SpawnStdio::Descriptors(ours))?, None))
+        }
+        Stdio::Terminal(path) => {
+            let path = c_string(path.as_os_str().as_encoded_bytes())?;
+            Ok((exec(program, SpawnStdio::Terminal(&path))?, None))
+        }
+    }
+}
+
+fn exec(program: &Program<'_>, stdio: SpawnStdio<'_>) -> Result<Pid, StartError> {
+    let path = c_string(program.path.as_os_str().as_encoded_bytes())?;
+    let dir = program.dir.map(|dir| c_string(dir.as_os_str().as_encoded_bytes())).transpose()?;
+    let (args, env) = (&program.args, &program.env);
+    sys::spawn(&Spawn { program: &path, args, env, dir: dir.as_deref(), stdio }).map_err(
+        |source| match source.raw_os_error() {
+            Some(libc::EACCES | libc::ENOEXEC | libc::ETXTBSY | libc::EISDIR | libc::ENOENT) => {
+                StartError::NotExecutable { path: program.path.to_owned(), source }
+            }
+            _ => StartError::System { operation: "start the process", source },
+        },
+    )
+}
