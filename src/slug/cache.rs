@@ -243,6 +243,27 @@ mod tests {
     }
 
     #[test]
+    fn many_hsups_do_not_take_each_others_stages() {
+        let (_temp, cache) = cache();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for round in 0..25 {
+                        cache.open().unwrap();
+                        let digest = Sha256Digest([if round % 2 == 0 { round } else { 100 + thread }; 32]);
+                        let stage = staged(cache, "x");
+                        cache.open().unwrap();
+                        let slug = cache.publish(stage, digest).unwrap();
+                        assert!(slug.app_dir.join("x").exists());
+                    }
+                });
+            }
+        });
+        assert!(names(&cache).iter().all(|name| !name.starts_with('.')));
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("file");

@@ -285,10 +285,10 @@ mod tests {
 
     const PLAIN: Attributes = Attributes { mode: 0o644, modified_unix_s: Some(1_000_000_000) };
 
-    fn in_tree(limits: Limits, work: impl FnOnce(&mut Tree<'_>, &Path)) {
+    fn in_tree(limits: Limits, work: impl FnOnce(Tree<'_>, &Path)) {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("app");
-        work(&mut Tree::new(&root, limits), &root);
+        work(Tree::new(&root, limits), &root);
     }
 
     fn put(tree: &mut Tree<'_>, path: &str, text: &str) -> Result<(), UnpackError> {
@@ -297,12 +297,12 @@ mod tests {
 
     #[test]
     fn nothing_is_written_through_a_symlink() {
-        in_tree(Limits::default(), |tree, root| {
+        in_tree(Limits::default(), |mut tree, root| {
             let outside = root.with_file_name("outside");
             fs::create_dir(&outside).unwrap();
             tree.symlink("out".as_ref(), &outside, PLAIN).unwrap();
             for entry in ["out/x", "out/y/z"] {
-                let error = put(tree, entry, "x").unwrap_err();
+                let error = put(&mut tree, entry, "x").unwrap_err();
                 assert!(matches!(error, UnpackError::Blocked { .. }), "{error}");
             }
             assert!(tree.directory("out".as_ref(), PLAIN).is_err());
@@ -316,28 +316,27 @@ mod tests {
 
     #[test]
     fn a_file_replaces_a_link_and_not_what_it_points_to() {
-        in_tree(Limits::default(), |tree, root| {
-            put(tree, "victim", "old").unwrap();
+        in_tree(Limits::default(), |mut tree, root| {
+            put(&mut tree, "victim", "old").unwrap();
             tree.symlink("a".as_ref(), "victim".as_ref(), PLAIN).unwrap();
-            put(tree, "a", "new").unwrap();
+            put(&mut tree, "a", "new").unwrap();
             tree.hard_link("b".as_ref(), "victim".as_ref()).unwrap();
-            put(tree, "b", "newer").unwrap();
+            put(&mut tree, "b", "newer").unwrap();
             assert_eq!(fs::read(root.join("victim")).unwrap(), b"old");
             assert_eq!(fs::read(root.join("a")).unwrap(), b"new");
-            assert!(put(tree, "", "x").is_err());
+            assert!(put(&mut tree, "", "x").is_err());
         });
     }
 
     #[test]
     fn directories_keep_their_place_and_their_time() {
-        in_tree(Limits::default(), |tree, root| {
+        in_tree(Limits::default(), |mut tree, root| {
             tree.directory("d".as_ref(), Attributes { mode: 0o6500, ..PLAIN }).unwrap();
-            put(tree, "d/x", "x").unwrap();
-            assert!(put(tree, "d", "x").is_err());
+            put(&mut tree, "d/x", "x").unwrap();
+            assert!(put(&mut tree, "d", "x").is_err());
             assert!(tree.symlink("d".as_ref(), "x".as_ref(), PLAIN).is_err());
             assert!(tree.hard_link("e".as_ref(), "d".as_ref()).is_err());
-            let done = std::mem::replace(tree, Tree::new(root, Limits::default()));
-            assert!(done.finish().unwrap());
+            assert!(tree.finish().unwrap());
             let metadata = fs::metadata(root.join("d")).unwrap();
             assert_eq!((metadata.mode() & 0o7777, metadata.mtime()), (0o700, 1_000_000_000));
         });
@@ -345,21 +344,20 @@ mod tests {
 
     #[test]
     fn a_second_name_of_a_symlink_is_checked_where_it_stands() {
-        in_tree(Limits::default(), |tree, root| {
+        in_tree(Limits::default(), |mut tree, _| {
             tree.symlink("d/l".as_ref(), "../x".as_ref(), PLAIN).unwrap();
             tree.hard_link("m".as_ref(), "d/l".as_ref()).unwrap();
-            let done = std::mem::replace(tree, Tree::new(root, Limits::default()));
-            assert!(matches!(done.finish(), Err(UnpackError::Link { entry, .. }) if entry == Path::new("m")));
+            assert!(matches!(tree.finish(), Err(UnpackError::Link { entry, .. }) if entry == Path::new("m")));
         });
     }
 
     #[test]
     fn what_is_written_counts_and_not_what_was_announced() {
-        in_tree(Limits { unpacked_bytes: 10, ..Limits::default() }, |tree, _| {
+        in_tree(Limits { unpacked_bytes: 10, ..Limits::default() }, |mut tree, _| {
             let lie = tree.file("x".as_ref(), PLAIN, 1, &mut "0123456789ab".as_bytes());
             assert!(matches!(lie, Err(UnpackError::TooManyBytes { .. })));
         });
-        in_tree(Limits::default(), |tree, _| {
+        in_tree(Limits::default(), |mut tree, _| {
             let short = tree.file("x".as_ref(), PLAIN, 9, &mut "1".as_bytes());
             assert!(matches!(short, Err(UnpackError::Content(_))));
         });
@@ -367,8 +365,8 @@ mod tests {
 
     #[test]
     fn implied_directories_count() {
-        in_tree(Limits { files: 4, ..Limits::default() }, |tree, _| {
-            assert!(matches!(put(tree, "a/b/c/d", "x"), Err(UnpackError::TooManyFiles { limit: 4 })));
+        in_tree(Limits { files: 4, ..Limits::default() }, |mut tree, _| {
+            assert!(matches!(put(&mut tree, "a/b/c/d", "x"), Err(UnpackError::TooManyFiles { limit: 4 })));
         });
     }
 }

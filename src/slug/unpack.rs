@@ -170,10 +170,12 @@ fn check_magic(archive: &mut File) -> Result<(), UnpackError> {
 /// Says how far the archive could be read, where reading is what failed.
 fn with_place(error: UnpackError, entries: u64) -> UnpackError {
     let UnpackError::Content(source) = error else { return error };
-    match source.kind() {
-        ErrorKind::UnexpectedEof => UnpackError::CutShort { entries, source },
-        _ if entries == 0 => UnpackError::NotTar(source),
-        _ => UnpackError::Damaged { entries, source },
+    if source.kind() == ErrorKind::UnexpectedEof {
+        UnpackError::CutShort { entries, source }
+    } else if entries == 0 {
+        UnpackError::NotTar(source)
+    } else {
+        UnpackError::Damaged { entries, source }
     }
 }
 
