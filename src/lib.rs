@@ -3,4 +3,5 @@
 pub mod dyno;
 pub mod formation;
 pub mod model;
+pub mod slug;
 pub mod sources;
