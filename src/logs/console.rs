@@ -1,0 +1,126 @@
+//! The console: what dynos print, on hsup's standard output, each line behind the name of its dyno.
+//!
+//! One thread writes, so that a terminal that has been stopped holds up nothing but the dynos that print to it.
+
+use std::io::{self, IsTerminal, Write};
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+
+/// How many batches of lines may wait for the terminal before the dynos that print wait as well.
+const QUEUE: usize = 64;
+
+/// Colours that can be told apart on light and on dark ground, in turn.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+
+/// Where a dyno's lines go. Cheap to clone; a clone writes under the name it was made for.
+#[derive(Clone, Debug)]
+pub struct Console {
+    batches: mpsc::Sender<Vec<u8>>,
+    colour: bool,
+}
+
+/// Tells when everything that was printed has been written.
+#[derive(Debug)]
+pub struct Written(oneshot::Receiver<()>);
+
+impl Written {
+    /// Waits until every [`Console`] has been dropped and what they were given is written.
+    pub async fn wait(self) {
+        let _the_thread_has_ended = self.0.await;
+    }
+}
+
+impl Console {
+    /// A console on standard output, in colour if that is a terminal.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn stdout() -> io::Result<(Self, Written)> {
+        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Self::to(io::stdout(), colour)
+    }
+
+    fn to(mut out: impl Write + Send + 'static, colour: bool) -> io::Result<(Self, Written)> {
+        let (batches, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
+        let (done, written) = oneshot::channel();
+        thread::Builder::new().name("console".to_owned()).spawn(move || {
+            let mut broken = false;
+            while let Some(batch) = queue.blocking_recv() {
+                // Dynos go on when nobody reads what they print.
+                if !broken && let Err(error) = out.write_all(&batch).and_then(|()| out.flush()) {
+                    broken = true;
+                    tracing::warn!(%error, "standard output is gone; the dynos' lines are no longer printed");
+                }
+            }
+            let _nobody_waits = done.send(());
+        })?;
+        Ok((Self { batches, colour }, Written(written)))
+    }
+
+    /// What stands before each line of a dyno. `index` chooses the colour.
+    pub fn prefix(&self, dyno: &str, index: usize) -> Vec<u8> {
+        match COLOURS.get(index % COLOURS.len()) {
+            Some(colour) if self.colour => format!("\x1b[{colour}m{dyno} |\x1b[0m "),
+            Some(_) | None => format!("{dyno} | "),
+        }
+        .into_bytes()
+    }
+
+    /// Prints a batch of complete lines; waits while the terminal is behind.
+    pub async fn print(&self, batch: Vec<u8>) {
+        let _gone_at_shutdown = self.batches.send(batch).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_is_written_before_the_end() {
+        let out = Shared::default();
+        let (console, written) = Console::to(out.clone(), false).unwrap();
+        for _ in 0..1000 {
+            console.print(b"web.1 | line\n".to_vec()).await;
+        }
+        drop(console);
+        written.wait().await;
+        assert_eq!(out.0.lock().unwrap().len(), 13_000);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_away_stops_nobody() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (console, written) = Console::to(Broken, true).unwrap();
+        assert_eq!(console.prefix("web.1", 6), b"\x1b[36mweb.1 |\x1b[0m ");
+        for _ in 0..1000 {
+            console.print(b"x\n".to_vec()).await;
+        }
+        drop(console);
+        written.wait().await;
+    }
+}
