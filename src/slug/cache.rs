@@ -1,9 +1,9 @@
 //! The folder of unpacked slugs: `<dir>/<digest>/app`. It owns how a tree gets there in one step and how what
 //! dead runs left behind goes away; it must not know how a tree is made.
 //!
-//! A tree is built in a stage, a temp folder that its maker holds an flock on. The lock ends with its process,
-//! however that dies, so a stage whose lock is free belongs to nobody and is removed. Several hsups may share
-//! the folder: none waits for another, and of two that make the same tree the first to rename wins.
+//! A tree is built in a stage, a temp folder that its maker holds an flock on. The lock ends with its
+//! process, however that dies, so a stage whose lock is free belongs to nobody and is removed. Several hsups
+//! may share the folder: none waits for another, and of two that make the same tree the first to rename wins.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;

@@ -1,5 +1,6 @@
-//! Gets the archive of a slug, from wherever it is. It owns HTTP and what is tried again; it must not look into the
-//! archive. A URL may hold a password or a signature, so only [`SlugLocation`]'s own form of it is ever shown.
+//! Gets the archive of a slug, from wherever it is. It owns HTTP and what is tried again; it must not look
+//! into the archive. A URL may hold a password or a signature, so only [`SlugLocation`]'s own form of it is
+//! ever shown.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -260,7 +261,8 @@ impl Fetcher {
         Err(FetchError::Status { location: location.clone(), status, retry_after })
     }
 
-    /// The client is made when first needed: a host that has its slugs in files need not have CA certificates.
+    /// The client is made when first needed: a host that has its slugs in files need not have CA
+    /// certificates.
     async fn client(&self, url: &str, location: &SlugLocation) -> Result<&Client, FetchError> {
         if let Some(client) = self.client.get() {
             return Ok(client);
@@ -292,7 +294,8 @@ fn build_client(without_certificates: bool) -> Result<Client, reqwest::Error> {
     if without_certificates { builder.tls_certs_only([]).build() } else { builder.build() }
 }
 
-/// Writes chunks until their sender is gone. One that was dropped half way makes a nameless file that nobody gets.
+/// Writes chunks until their sender is gone. One that was dropped half way makes a nameless file that nobody
+/// gets.
 fn write<B: AsRef<[u8]>>(dir: &Path, mut chunks: mpsc::Receiver<B>) -> Result<Archive, FetchError> {
     let mut intake = Intake::new(dir)?;
     while let Some(chunk) = chunks.blocking_recv() {

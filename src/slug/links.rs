@@ -40,9 +40,9 @@ impl Links {
         self.0.get(link).map(PathBuf::as_path)
     }
 
-    /// Looks for a link that leads out of the tree. Other links on its way are followed, for `..` after a link
-    /// means the parent of what the link points to: text alone would let `a/b/s -> ../..` and
-    /// `t -> a/b/s/../x` out.
+    /// Looks for a link that leads out of the tree. Other links on its way are followed, for `..` after a
+    /// link means the parent of what the link points to: text alone would let `a/b/s -> ../..` and `t ->
+    /// a/b/s/../x` out.
     ///
     /// # Errors
     /// The first such link.

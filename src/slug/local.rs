@@ -1,5 +1,5 @@
-//! Archives as files of this host: reading one that the operator names, and writing one to a temp file while its
-//! digest is computed. It must not know HTTP.
+//! Archives as files of this host: reading one that the operator names, and writing one to a temp file while
+//! its digest is computed. It must not know HTTP.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read, Seek, Write};

@@ -13,16 +13,17 @@ pub(super) struct Retry {
 }
 
 impl Default for Retry {
-    /// Five attempts with some 8 s between them in all: a restart of the server is outlasted, and one that is down
-    /// is reported while the operator still looks.
+    /// Five attempts with some 8 s between them in all: a restart of the server is outlasted, and one that is
+    /// down is reported while the operator still looks.
     fn default() -> Self {
         Self { attempts: 5, first_delay: Duration::from_millis(500), longest_delay: Duration::from_secs(60) }
     }
 }
 
 impl Retry {
-    /// The wait after the `attempt`th try, counted from 1: doubled each time, of which up to a half is taken off at
-    /// random, so that many hosts of one app do not come back all at once. What the server asked for is the least.
+    /// The wait after the `attempt`th try, counted from 1: doubled each time, of which up to a half is taken
+    /// off at random, so that many hosts of one app do not come back all at once. What the server asked for
+    /// is the least.
     pub(super) fn delay(self, attempt: u32, asked: Option<Duration>) -> Duration {
         self.delay_at(attempt, asked, random())
     }

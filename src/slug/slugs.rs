@@ -1,5 +1,5 @@
-//! The entry to this room: from the location of a slug to its unpacked tree. It owns the order of the steps; each
-//! step itself stands elsewhere.
+//! The entry to this room: from the location of a slug to its unpacked tree. It owns the order of the steps;
+//! each step itself stands elsewhere.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,7 +88,8 @@ pub struct Slugs {
 }
 
 impl Slugs {
-    /// Slugs unpacked in `dir`, which is made when first needed, for its owner only. Several hsups may share it.
+    /// Slugs unpacked in `dir`, which is made when first needed, for its owner only. Several hsups may share
+    /// it.
     pub fn new(dir: PathBuf, limits: Limits) -> Self {
         Self::with_retry(dir, limits, Retry::default())
     }
@@ -98,12 +99,12 @@ impl Slugs {
         Self { cache: Cache::new(dir), fetcher, limits }
     }
 
-    /// Fetches, verifies and unpacks a slug, each as far as it has not been done before: where the checksum is
-    /// given and the tree is there, nothing is read. Without a checksum a file is digested again, for it may
-    /// have changed, and a URL is downloaded again; nothing is unpacked twice.
+    /// Fetches, verifies and unpacks a slug, each as far as it has not been done before: where the checksum
+    /// is given and the tree is there, nothing is read. Without a checksum a file is digested again, for it
+    /// may have changed, and a URL is downloaded again; nothing is unpacked twice.
     ///
-    /// The tree appears at once and whole. Dropping the future is safe at any time: what was begun is removed,
-    /// by the next call at the latest.
+    /// The tree appears at once and whole. Dropping the future is safe at any time: what was begun is
+    /// removed, by the next call at the latest.
     ///
     /// # Errors
     /// When the slug cannot be had, is not the one with this checksum, is refused, or cannot be written. A URL's

@@ -20,8 +20,8 @@ use super::links::{BadLink, Links};
 use super::slugs::Limits;
 use super::unpack::UnpackError;
 
-/// What the paths held in memory may come to: 500,000 directories and links of 128 bytes each. Real slugs need
-/// some 10 MB; 500,000 hostile ones of 4,096 bytes would take 2 GB.
+/// What the paths held in memory may come to: 500,000 directories and links of 128 bytes each. Real slugs
+/// need some 10 MB; 500,000 hostile ones of 4,096 bytes would take 2 GB.
 const MAX_PATH_BYTES: u64 = 64 << 20;
 
 /// A directory that no entry describes: as `mkdir` with the usual umask would make it.
@@ -45,8 +45,8 @@ impl Attributes {
     }
 }
 
-/// A tree that is being written. Paths are relative to its root, of normal components only; the empty path is the
-/// root.
+/// A tree that is being written. Paths are relative to its root, of normal components only; the empty path is
+/// the root.
 pub(super) struct Tree<'a> {
     root: &'a Path,
     limits: Limits,
@@ -181,8 +181,8 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// What is left once all entries are written: where the symlinks lead, and the times of the directories, which
-    /// every entry in them changed. Says whether anything was written at all.
+    /// What is left once all entries are written: where the symlinks lead, and the times of the directories,
+    /// which every entry in them changed. Says whether anything was written at all.
     ///
     /// # Errors
     /// When a link leads out of the tree, or a time cannot be set.

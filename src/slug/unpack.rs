@@ -1,6 +1,6 @@
-//! Reads a slug, a gzipped tar of `./app/...`, and has its entries written. It owns what an archive may say and how
-//! much of it is read; it must not touch the file system itself. Archives come from the network: every one is
-//! taken to be hostile.
+//! Reads a slug, a gzipped tar of `./app/...`, and has its entries written. It owns what an archive may say
+//! and how much of it is read; it must not touch the file system itself. Archives come from the network:
+//! every one is taken to be hostile.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -17,8 +17,8 @@ use super::blocking::Stop;
 use super::slugs::Limits;
 use super::tree::{Attributes, Tree};
 
-/// What may stand between two entries: the headers, long names and pax records of one. The tar crate holds them in
-/// memory, so a name of 1 GiB would do harm; Linux paths end at 4 KiB.
+/// What may stand between two entries: the headers, long names and pax records of one. The tar crate holds
+/// them in memory, so a name of 1 GiB would do harm; Linux paths end at 4 KiB.
 const METADATA_BYTES: u64 = 1 << 20;
 
 /// What all entries together may need beside their contents, for each: header, padding and pax records.
@@ -141,18 +141,20 @@ pub(super) fn unpack(
     let mut tar = Archive::new(metered);
     let mut tree = Tree::new(app_dir, limits);
     let mut entries = 0;
-    let outcome = tar
+    let mut outcome = tar
         .entries()
         .map_err(UnpackError::Content)
         .and_then(|list| add_all(list, &meter, &mut tree, &mut entries));
+    if outcome.is_ok() {
+        // to the end, so that gzip's checksum is compared and a cut is seen
+        meter.grant(u64::MAX);
+        let rest = io::copy(&mut tar.into_inner(), &mut io::sink());
+        outcome = rest.map(drop).map_err(UnpackError::Content);
+    }
     if meter.overrun.get() {
         return Err(UnpackError::TooMuchMetadata);
     }
     outcome.map_err(|error| with_place(error, entries))?;
-    // to the end, so that gzip's checksum is compared and a cut is seen
-    meter.grant(u64::MAX);
-    io::copy(&mut tar.into_inner(), &mut io::sink())
-        .map_err(|source| with_place(UnpackError::Content(source), entries))?;
     if tree.finish()? { Ok(()) } else { Err(UnpackError::NoApp) }
 }
 
@@ -202,8 +204,7 @@ fn add<R: Read>(entry: &mut Entry<'_, R>, tree: &mut Tree<'_>) -> Result<(), Unp
         return Ok(());
     }
     let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
-    let sparse = |source| UnpackError::Content(source);
-    if has_pax_sparse_map(entry).map_err(sparse)? {
+    if has_pax_sparse_map(entry).map_err(UnpackError::Content)? {
         return Err(UnpackError::Kind { entry: name, kind: "a sparse file in pax format" });
     }
     let header = entry.header();
