@@ -159,23 +159,20 @@ struct Executor {
 }
 
 impl Executor {
-    async fn live(mut self, mut mailbox: mpsc::Receiver<Command>) -> Option<LastExit> {
+    async fn live(mut self, mailbox: mpsc::Receiver<Command>) -> Option<LastExit> {
+        let mut mailbox = Some(mailbox);
         self.take(Input::StayStarted);
         while self.state.phase != Phase::Retired {
             let deadline = self.timer.map_or_else(Instant::now, |(_, at)| at);
             let input = tokio::select! {
-                command = mailbox.recv() => match command {
-                    Some(Command::Restart) => Input::Restart,
-                    Some(Command::Kill) => Input::Kill,
-                    Some(Command::Retire) | None => Input::Retire,
+                command = next_command(&mut mailbox) => match command {
+                    Command::Restart => Input::Restart,
+                    Command::Kill => Input::Kill,
+                    Command::Retire => Input::Retire,
                 },
                 news = self.running.news() => self.hear(news).await,
                 () = sleep_until(deadline), if self.timer.is_some() => self.fire(),
             };
-            if input == Input::Retire && mailbox.is_closed() && mailbox.is_empty() {
-                // The handle is gone: without this the closed mailbox would be heard again and again.
-                mailbox = mpsc::channel(1).1;
-            }
             self.take(input);
         }
         self.publish.borrow().last_exit.clone()
@@ -320,6 +317,20 @@ impl Executor {
                 Some((Timer::Grace(_), _)) | None => None,
             };
         });
+    }
+}
+
+/// The next command. When the handle is dropped that is `Retire`, once.
+async fn next_command(mailbox: &mut Option<mpsc::Receiver<Command>>) -> Command {
+    match mailbox {
+        Some(open) => match open.recv().await {
+            Some(command) => command,
+            None => {
+                *mailbox = None;
+                Command::Retire
+            }
+        },
+        None => std::future::pending().await,
     }
 }
 

@@ -1,1 +1,288 @@
+//! The executor with a scripted driver behind the real trait, on a paused clock.
 
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Mutex;
+
+use hsup_drivers::{BuildError, BuildSpec, Network, Output, SignalError, Stdio};
+use tokio::sync::watch;
+
+use super::*;
+
+/// One run of the scripted driver: the test ends it, and sees what it was sent.
+#[derive(Debug)]
+struct ScriptedRun {
+    main: watch::Sender<Option<MainExit>>,
+    gone: watch::Sender<bool>,
+    signals: Mutex<Vec<KillSignal>>,
+}
+
+impl ScriptedRun {
+    fn exit(&self, exit: Exit, alone: bool) {
+        self.main.send_replace(Some(MainExit { exit, alone }));
+        self.gone.send_replace(alone);
+    }
+
+    fn signals(&self) -> Vec<KillSignal> {
+        self.signals.lock().unwrap().clone()
+    }
+}
+
+impl Run for ScriptedRun {
+    fn pid(&self) -> Option<u32> {
+        Some(4242)
+    }
+
+    fn address(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    }
+
+    fn take_output(&self) -> Option<Output> {
+        None
+    }
+
+    fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
+        self.signals.lock().unwrap().push(signal);
+        if signal == KillSignal::Kill {
+            let unless_ended = |main: &mut Option<MainExit>| {
+                let first = main.is_none();
+                main.get_or_insert(MainExit { exit: Exit::Signal(9), alone: true });
+                first
+            };
+            self.main.send_if_modified(unless_ended);
+            self.gone.send_replace(true);
+        }
+        Ok(())
+    }
+
+    fn main_exit(&self) -> BoxFuture<'_, MainExit> {
+        let mut main = self.main.subscribe();
+        Box::pin(async move { main.wait_for(Option::is_some).await.unwrap().unwrap() })
+    }
+
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        let mut gone = self.gone.subscribe();
+        Box::pin(async move {
+            gone.wait_for(|gone| *gone).await.unwrap();
+        })
+    }
+}
+
+/// A driver that starts as the script says (`true`: it starts), then always, and hands each run to the test.
+struct Scripted {
+    script: Mutex<VecDeque<bool>>,
+    runs: mpsc::UnboundedSender<Arc<ScriptedRun>>,
+}
+
+impl DynoDriver for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn network(&self) -> Network {
+        Network::Host
+    }
+
+    fn needs_slug(&self) -> bool {
+        false
+    }
+
+    fn build<'a>(&'a self, _: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn start<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        Box::pin(async {
+            if !self.script.lock().unwrap().pop_front().unwrap_or(true) {
+                let source = io::Error::from(io::ErrorKind::OutOfMemory);
+                return Err(StartError::System { operation: "start the process", source });
+            }
+            let run = Arc::new(ScriptedRun {
+                main: watch::Sender::new(None),
+                gone: watch::Sender::new(false),
+                signals: Mutex::default(),
+            });
+            self.runs.send(Arc::clone(&run)).unwrap();
+            Ok(run as Arc<dyn Run>)
+        })
+    }
+}
+
+struct Bench {
+    handle: DynoHandle,
+    task: JoinHandle<Option<LastExit>>,
+    runs: mpsc::UnboundedReceiver<Arc<ScriptedRun>>,
+}
+
+impl Bench {
+    fn new(one_shot: bool, script: &[bool]) -> Self {
+        let (sender, runs) = mpsc::unbounded_channel();
+        let driver = Arc::new(Scripted { script: Mutex::new(script.iter().copied().collect()), runs: sender });
+        let dyno = Dyno {
+            name: "web.1".parse().unwrap(),
+            release: ReleaseVersion(1),
+            driver,
+            spec: DynoSpec {
+                name: "web.1".to_owned(),
+                command: Arc::from(["true".to_owned()]),
+                env: Arc::from([]),
+                port: 5000,
+                stdio: Stdio::Pipes,
+            },
+            policy: Policy { one_shot, ..Policy::default() },
+            console: None,
+        };
+        let (handle, task) = dyno.start();
+        Self { handle, task: tokio::spawn(task), runs }
+    }
+
+    async fn next_run(&mut self) -> Arc<ScriptedRun> {
+        let run = self.runs.recv().await.unwrap();
+        self.reach(DynoState::Up).await;
+        run
+    }
+
+    async fn reach(&mut self, state: DynoState) {
+        self.handle.status.wait_for(|status| status.state == state).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_crash_restarts_at_once_and_the_next_ones_back_off() {
+    let mut bench = Bench::new(false, &[]);
+    let begin = Instant::now();
+    bench.next_run().await.exit(Exit::Code(1), true);
+    let second = bench.next_run().await;
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    second.exit(Exit::Signal(11), true);
+    bench.reach(DynoState::Crashed).await;
+    let status = bench.handle.status();
+    assert!(status.next_retry_at.is_some());
+    assert_eq!(status.last_exit.unwrap().how, Ended::Exited(Exit::Signal(11)));
+    bench.next_run().await;
+    assert!((Duration::from_millis(800)..=Duration::from_millis(1201)).contains(&begin.elapsed()));
+    assert_eq!(bench.handle.status().restarts, 2);
+    assert_eq!(bench.handle.status().next_retry_at, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dyno_that_has_lasted_is_not_crash_looping() {
+    let mut bench = Bench::new(false, &[]);
+    let mut run = bench.next_run().await;
+    for _ in 0..5 {
+        tokio::time::advance(LASTED).await;
+        let crashed = Instant::now();
+        run.exit(Exit::Code(1), true);
+        run = bench.runs.recv().await.unwrap();
+        assert_eq!(crashed.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dyno_that_cannot_start_backs_off_and_says_why() {
+    let mut bench = Bench::new(false, &[false, false]);
+    bench.reach(DynoState::Crashed).await;
+    let last_exit = bench.handle.status().last_exit.unwrap();
+    assert!(matches!(last_exit.how, Ended::NotStarted { ref why, status: 1 } if why.contains("start the process")));
+    bench.next_run().await;
+    assert_eq!(bench.handle.status().restarts, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retire_ends_in_good_order() {
+    let mut bench = Bench::new(false, &[]);
+    let run = bench.next_run().await;
+    bench.handle.send(Command::Retire);
+    bench.reach(DynoState::Stopping).await;
+    assert_eq!(run.signals(), [KillSignal::Term]);
+    run.exit(Exit::Signal(15), true);
+    assert_eq!(bench.task.await.unwrap().unwrap().how, Ended::Exited(Exit::Signal(15)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ignores_sigterm_is_killed_after_the_grace_time() {
+    let mut bench = Bench::new(false, &[]);
+    let run = bench.next_run().await;
+    let begin = Instant::now();
+    bench.handle.send(Command::Retire);
+    bench.task.await.unwrap();
+    assert_eq!(run.signals(), [KillSignal::Term, KillSignal::Kill]);
+    assert_eq!(begin.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_exits_does_not_cancel_the_kill_of_what_it_left() {
+    let mut bench = Bench::new(false, &[]);
+    let run = bench.next_run().await;
+    bench.handle.send(Command::Retire);
+    bench.reach(DynoState::Stopping).await;
+    run.exit(Exit::Code(0), false);
+    bench.task.await.unwrap();
+    assert_eq!(run.signals(), [KillSignal::Term, KillSignal::Kill]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_crashed_leader_left_is_ended_before_the_next_run() {
+    let mut bench = Bench::new(false, &[]);
+    let run = bench.next_run().await;
+    run.exit(Exit::Code(1), false);
+    bench.reach(DynoState::Restarting).await;
+    assert_eq!(run.signals(), [KillSignal::Term]);
+    run.gone.send_replace(true);
+    bench.next_run().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kill_waits_for_nobody() {
+    let mut bench = Bench::new(false, &[]);
+    let run = bench.next_run().await;
+    bench.handle.send(Command::Retire);
+    bench.reach(DynoState::Stopping).await;
+    let begin = Instant::now();
+    bench.handle.send(Command::Kill);
+    bench.task.await.unwrap();
+    assert_eq!((run.signals(), begin.elapsed()), (vec![KillSignal::Term, KillSignal::Kill], Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_ends_a_crash_loop() {
+    let mut bench = Bench::new(false, &[false, false]);
+    bench.reach(DynoState::Crashed).await;
+    let begin = Instant::now();
+    bench.handle.send(Command::Restart);
+    bench.next_run().await.exit(Exit::Code(1), true);
+    bench.next_run().await;
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_leave_room_for_the_kill() {
+    let mut bench = Bench::new(false, &[]);
+    bench.next_run().await;
+    for _ in 0..100 {
+        bench.handle.send(Command::Restart);
+    }
+    bench.handle.send(Command::Retire);
+    bench.handle.send(Command::Kill);
+    bench.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_shot_dyno_runs_once() {
+    for exit in [Exit::Code(0), Exit::Code(7)] {
+        let mut bench = Bench::new(true, &[]);
+        bench.next_run().await.exit(exit, true);
+        assert_eq!(bench.task.await.unwrap().unwrap().how, Ended::Exited(exit));
+        assert!(bench.runs.recv().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dyno_without_a_handle_is_retired() {
+    let mut bench = Bench::new(false, &[]);
+    let run = bench.next_run().await;
+    let Bench { handle, task, .. } = bench;
+    drop(handle);
+    task.await.unwrap();
+    assert_eq!(run.signals(), [KillSignal::Term, KillSignal::Kill]);
+}
