@@ -1,5 +1,7 @@
 //! Where releases come from. A source knows nothing of dynos: it publishes releases and no more.
 
+pub mod control_file;
+
 use std::sync::Arc;
 
 use hsup_drivers::BoxFuture;
