@@ -90,7 +90,7 @@ impl ControlFileError {
         let suffix = format!(" at line {} column {}", error.line(), error.column());
         let problem = said.strip_suffix(&suffix).unwrap_or(&said);
         Self::Invalid {
-            at: position(text, error.line(), error.column()),
+            at: position(text, error.line(), error.column(), problem.starts_with("invalid type: ")),
             field: path.map(show_path).unwrap_or_default(),
             problem: shorten(&mended(problem)),
             unfinished: error.is_eof(),
@@ -98,16 +98,18 @@ impl ControlFileError {
     }
 }
 
-/// Turns the bytes that `serde_json` counts into characters.
-fn position(text: &str, line: usize, column: usize) -> Position {
-    let content = text.split('\n').nth(line.saturating_sub(1)).unwrap_or_default();
-    let characters = content
-        .char_indices()
-        .take_while(|(start, _)| *start < column)
-        .count()
-        .max(usize::from(column > 0))
-        .max(1);
-    Position { line: line.max(1), column: characters }
+/// Turns the bytes that `serde_json` counts into characters. It names the byte it read last: where a bracket
+/// is not what was `expected` that is one byte too early, and column 0 is the line break before.
+fn position(text: &str, line: usize, column: usize, expected: bool) -> Position {
+    let content = |line: usize| text.split('\n').nth(line.saturating_sub(1)).unwrap_or_default();
+    let shown = content(line);
+    let on_bracket = expected && matches!(shown.as_bytes().get(column), Some(b'[' | b'{'));
+    let end = if on_bracket { column + 1 } else { column };
+    if end == 0 && line > 1 {
+        return Position { line: line - 1, column: content(line - 1).chars().count().max(1) };
+    }
+    let characters = shown.char_indices().take_while(|(start, _)| *start < end).count();
+    Position { line: line.max(1), column: characters.max(1) }
 }
 
 fn show_path(path: &serde_path_to_error::Path) -> String {
@@ -199,8 +201,8 @@ mod tests {
 
     #[test]
     fn columns_count_characters() {
-        assert_eq!(position("a\n\u{e9}\u{e9}x", 2, 5), Position { line: 2, column: 3 });
-        assert_eq!(position("", 1, 0), Position { line: 1, column: 1 });
+        assert_eq!(position("a\n\u{e9}\u{e9}x", 2, 5, false), Position { line: 2, column: 3 });
+        assert_eq!(position("", 1, 0, true), Position { line: 1, column: 1 });
     }
 
     #[test]

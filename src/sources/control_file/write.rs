@@ -40,14 +40,19 @@ struct OneProcess<'a> {
     process_type: &'a str,
 }
 
-impl Serialize for Written<'_> {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let Release { app, version, slug, slug_checksum, stack, config, formation, logplex_url } = self.0;
-        let process = |process: &'_ Process| OneProcess {
+impl<'a> From<&'a Process> for OneProcess<'a> {
+    fn from(process: &'a Process) -> Self {
+        Self {
             args: &process.command,
             quantity: process.quantity,
             process_type: process.process_type.as_str(),
-        };
+        }
+    }
+}
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let Release { app, version, slug, slug_checksum, stack, config, formation, logplex_url } = self.0;
         Document {
             version: *version,
             name: app,
@@ -59,7 +64,7 @@ impl Serialize for Written<'_> {
             }),
             slug_checksum: slug_checksum.map(|digest| format!("SHA256:{digest}")),
             stack: stack.as_ref(),
-            processes: formation.iter().map(process).collect(),
+            processes: formation.iter().map(OneProcess::from).collect(),
             logplex_url: logplex_url.as_deref(),
         }
         .serialize(out)

@@ -155,8 +155,8 @@ const BAD: &[(&str, usize, usize, &str, &str)] = &[
     ("{\"Version\":1,}", 1, 14, "", "remove the comma"),
     ("{\"Version\":1} x", 1, 15, "", "trailing characters"),
     ("{Version:1}", 1, 2, "", "double quotes"),
-    ("{\"Version\" 1}", 1, 12, "Version", "colon"),
-    ("{\"\u{e9}\":1,\n\"Slug\":\"\u{e9}\n\"}", 2, 10, "Slug", "write \\n"),
+    ("{\"Version\" 1}", 1, 12, "", "colon"),
+    ("{\"\u{e9}\":1,\n\"Slug\":\"\u{e9}\n\"}", 2, 9, "Slug", "write \\n"),
     ("{\"Version\":1", 1, 12, "", "ends too early"),
 ];
 
