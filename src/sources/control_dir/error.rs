@@ -1,0 +1,87 @@
+//! What can be wrong with a control dir and with what is put into it.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use crate::sources::control_file::ControlFileError;
+
+/// Why a control dir cannot be a source at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlDirError {
+    /// There is none.
+    #[error("control dir {} does not exist: create it with `mkdir -p {}`", path.display(), path.display())]
+    Missing {
+        /// The control dir.
+        path: PathBuf,
+    },
+    /// Something else has its name.
+    #[error("control dir {} is not a directory: name a directory, or move that file away", path.display())]
+    NotADirectory {
+        /// The control dir.
+        path: PathBuf,
+    },
+    /// Releases cannot be accepted.
+    #[error("control dir {} is not writable, so no release could be accepted: give the user of hsup write permission on it", path.display())]
+    NotWritable {
+        /// The control dir.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("control dir {} cannot be opened: {}", path.display(), mend(source))]
+    Io {
+        /// The control dir.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What is wrong with the content of `new` or `loaded`, so that it can never be a release.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfit {
+    #[error(transparent)]
+    Content(#[from] ControlFileError),
+    #[error("it is {0}, not a regular file: write the release to a file and rename that to `new`")]
+    Kind(&'static str),
+}
+
+/// A fault of a running control dir: said once, and what runs keeps running.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("{}: {unfit}; it is kept as {}, what runs keeps running", new.display(), rejected.display())]
+    Rejected { new: PathBuf, rejected: PathBuf, unfit: Unfit },
+    #[error(
+        "{}: {unfit}; it cannot be renamed to {} ({source}): remove both by hand, what runs keeps running",
+        new.display(), rejected.display()
+    )]
+    NotRejectable { new: PathBuf, rejected: PathBuf, unfit: Unfit, source: io::Error },
+    #[error("{}: {unfit}; write a good release to `new`", path.display())]
+    Loaded { path: PathBuf, unfit: Unfit },
+    #[error("cannot read {}: {}; it is tried again", path.display(), mend(source))]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot {operation} {}: {}; the release is not in force, it is tried again", path.display(), mend(source))]
+    Persist { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot remove {} whose release is in force: {}", path.display(), mend(source))]
+    Remove { path: PathBuf, source: io::Error },
+    #[error("control dir {} is gone: create it again with `mkdir -p {}`, what runs keeps running", path.display(), path.display())]
+    Gone { path: PathBuf },
+}
+
+/// The error with what to do about it.
+fn mend(error: &io::Error) -> String {
+    let advice = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => "free some space on that file system",
+        Some(Errno::EACCES | Errno::EPERM) => "give the user of hsup permission with chmod or chown",
+        Some(Errno::EROFS) => "mount that file system writable",
+        Some(Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {
+            "a directory is in the way, move it away"
+        }
+        Some(Errno::EIO) => "the disk may be failing, see the kernel log",
+        Some(_) | None => return error.to_string(),
+    };
+    format!("{error}: {advice}")
+}
