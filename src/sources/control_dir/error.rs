@@ -1,9 +1,7 @@
 //! What can be wrong with a control dir and with what is put into it.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
-
-use nix::errno::Errno;
 
 use crate::sources::control_file::ControlFileError;
 
@@ -73,15 +71,14 @@ pub(super) enum Fault {
 
 /// The error with what to do about it.
 fn mend(error: &io::Error) -> String {
-    let advice = match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOSPC | Errno::EDQUOT) => "free some space on that file system",
-        Some(Errno::EACCES | Errno::EPERM) => "give the user of hsup permission with chmod or chown",
-        Some(Errno::EROFS) => "mount that file system writable",
-        Some(Errno::EISDIR | Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {
+    let advice = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on that file system",
+        ErrorKind::PermissionDenied => "give the user of hsup permission with chmod or chown",
+        ErrorKind::ReadOnlyFilesystem => "mount that file system writable",
+        ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::DirectoryNotEmpty => {
             "a directory is in the way, move it away"
         }
-        Some(Errno::EIO) => "the disk may be failing, see the kernel log",
-        Some(_) | None => return error.to_string(),
+        _ => return error.to_string(),
     };
     format!("{error}: {advice}")
 }

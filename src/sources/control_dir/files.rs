@@ -117,20 +117,24 @@ fn odd_kind(file: &Metadata) -> Option<&'static str> {
 /// name keeps what it had and no temp file stays.
 pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), Fault> {
     let path = dir.join(name);
-    let fault = |operation, path: &Path| move_fault(operation, path.to_owned());
+    let fault = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |error| Fault::Persist { operation, path, source: without_temp_name(error) }
+    };
     let mut temp = tempfile::Builder::new()
         .prefix(TEMP_PREFIX)
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(dir)
         .map_err(fault("create a temp file in", dir))?;
-    temp.write_all(bytes).map_err(fault("write", &path))?;
-    temp.as_file().sync_all().map_err(fault("write", &path))?;
+    let file = temp.as_file_mut();
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault("write", &path))?;
     temp.persist(&path).map_err(|error| fault("replace", &path)(error.error))?;
     sync_dir(dir).map_err(fault("sync", dir))
 }
 
-fn move_fault(operation: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> Fault {
-    move |source| Fault::Persist { operation, path, source }
+/// Takes the random name out of an error, so that the same fault reads the same each time.
+fn without_temp_name(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() { error } else { error.kind().into() }
 }
 
 /// Makes the names of the dir last.
@@ -161,5 +165,5 @@ pub(super) fn remove_leftovers(dir: &Path) {
 
 /// Tries whether files can be made in the dir.
 pub(super) fn probe(dir: &Path) -> io::Result<()> {
-    tempfile::Builder::new().prefix(TEMP_PREFIX).tempfile_in(dir).map(drop)
+    tempfile::Builder::new().prefix(TEMP_PREFIX).tempfile_in(dir).map(drop).map_err(without_temp_name)
 }

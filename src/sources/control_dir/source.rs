@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hsup_drivers::BoxFuture;
-use nix::errno::Errno;
 use tokio::sync::Notify;
 
 use super::error::ControlDirError;
@@ -42,12 +41,12 @@ impl ControlDir {
             Err(source) => return Err(ControlDirError::Io { path: dir, source }),
         }
         if let Err(source) = files::probe(&dir) {
-            let errno = source.raw_os_error().map(Errno::from_raw);
-            // a full disk passes, and `loaded` can be used meanwhile
-            if matches!(errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)) {
+            use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+            // a full disk passes: `loaded` can be used meanwhile
+            if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) {
                 return Err(ControlDirError::NotWritable { path: dir, source });
             }
-            if !matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT)) {
+            if !matches!(source.kind(), StorageFull | QuotaExceeded) {
                 return Err(ControlDirError::Io { path: dir, source });
             }
         }
