@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 pub(super) struct Bell {
     rung: Notify,
     closed: AtomicBool,
+    /// Whether the directory was removed or moved away, and the watch with it. A new one may have its inode.
+    lost: AtomicBool,
 }
 
 impl Bell {
@@ -39,6 +41,7 @@ impl Bell {
 /// Watches one directory, also when it goes and comes back.
 pub(super) struct DirWatch {
     dir: PathBuf,
+    bell: Arc<Bell>,
     watcher: Option<RecommendedWatcher>,
     /// Which directory is being watched.
     watched: Option<(u64, u64)>,
@@ -48,13 +51,13 @@ pub(super) struct DirWatch {
 impl DirWatch {
     /// A watch that is not set yet.
     pub(super) fn new(dir: &Path, bell: Arc<Bell>) -> Self {
-        let own = dir.to_owned();
+        let (own, ringing) = (dir.to_owned(), Arc::clone(&bell));
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
-            Ok(event) => hear(&event, &own, &bell),
+            Ok(event) => hear(&event, &own, &ringing),
             // an event may be lost: look
-            Err(_) => bell.ring(false),
+            Err(_) => ringing.ring(false),
         });
-        let mut watch = Self { dir: dir.to_owned(), watcher: None, watched: None, complained: false };
+        let mut watch = Self { dir: dir.to_owned(), bell, watcher: None, watched: None, complained: false };
         match watcher {
             Ok(watcher) => watch.watcher = Some(watcher),
             Err(error) => watch.complain(&error),
@@ -66,7 +69,8 @@ impl DirWatch {
     pub(super) fn ensure(&mut self) {
         let now = fs::metadata(&self.dir).ok().map(|dir| (dir.dev(), dir.ino()));
         let Some(watcher) = &mut self.watcher else { return };
-        if now == self.watched && now.is_some() {
+        let lost = self.bell.lost.swap(false, Ordering::AcqRel);
+        if !lost && now == self.watched && now.is_some() {
             return;
         }
         if self.watched.take().is_some() {
@@ -108,6 +112,9 @@ fn hear(event: &Event, dir: &Path, bell: &Bell) {
     let about_new = event.paths.iter().any(|path| path.file_name().is_some_and(|name| name == "new"));
     let dir_itself =
         !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| path == dir);
+    if dir_itself && matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+        bell.lost.store(true, Ordering::Release);
+    }
     if event.need_rescan() || dir_itself || (about_new && !idle) {
         bell.ring(closed && about_new);
     }
