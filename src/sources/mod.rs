@@ -2,6 +2,8 @@
 
 pub mod control_dir;
 pub mod control_file;
+pub mod payload;
+pub mod procfile;
 mod publish;
 
 use std::sync::Arc;
