@@ -50,9 +50,9 @@ pub enum PayloadError {
         "the payload is not one of this hsup, run the same version inside and outside: App.Name is missing"
     )]
     NoName,
-    /// The action is none, or lacks what it needs.
+    /// The action is none or lacks what it needs, or a bind is none.
     #[error("the payload is not one of this hsup, run the same version inside and outside: {0}")]
-    Action(&'static str),
+    Invalid(&'static str),
     /// The file is no file.
     #[error("{} is not a regular file: put the payload into one", path.display())]
     NotAFile {
@@ -162,20 +162,23 @@ pub fn decode(text: &str) -> Result<Startup, PayloadError> {
         "start" => Action::Start(quantities.map_or(Quantities::OfRelease, Quantities::Explicit)),
         "run" => Action::Run(
             Command::try_from(args.unwrap_or_default())
-                .map_err(|_| PayloadError::Action("Args holds no command to run"))?,
+                .map_err(|_| PayloadError::Invalid("Args holds no command to run"))?,
         ),
         "build" => Action::Build,
-        _ => return Err(PayloadError::Action("Action is none of start, run and build")),
+        _ => return Err(PayloadError::Invalid("Action is none of start, run and build")),
     };
     let name = app.name().cloned().ok_or(PayloadError::NoName)?;
-    let bind = |bind: BindText| Bind { host: bind.host.into(), inside: bind.inside.into() };
+    let bind = |bind: BindText| {
+        let given = format!("{}:{}", bind.host, bind.inside);
+        given.parse::<Bind>().map_err(|_| PayloadError::Invalid("Binds holds a path that is not absolute"))
+    };
     Ok(Startup {
         release: app.into_release(&name),
         action,
         one_shot,
         start_number,
         skip_build,
-        binds: binds.unwrap_or_default().into_iter().map(bind).collect(),
+        binds: binds.unwrap_or_default().into_iter().map(bind).collect::<Result<_, _>>()?,
     })
 }
 

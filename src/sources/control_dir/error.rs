@@ -50,13 +50,13 @@ pub(super) enum Unfit {
 /// A fault of a running control dir: said once, and what runs keeps running.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    #[error("{}: {unfit}; it is kept as {}, what runs keeps running", new.display(), rejected.display())]
-    Rejected { new: PathBuf, rejected: PathBuf, unfit: Unfit },
+    #[error("{0}/new: {unfit}; it is kept as {0}/rejected, what runs keeps running", dir.display())]
+    Rejected { dir: PathBuf, unfit: Unfit },
     #[error(
-        "{}: {unfit}; it cannot be renamed to {} ({source}): remove both by hand, what runs keeps running",
-        new.display(), rejected.display()
+        "{0}/new: {unfit}; it cannot be renamed to {0}/rejected ({source}): remove both by hand, what runs keeps running",
+        dir.display()
     )]
-    NotRejectable { new: PathBuf, rejected: PathBuf, unfit: Unfit, source: io::Error },
+    NotRejectable { dir: PathBuf, unfit: Unfit, source: io::Error },
     #[error("{}: {unfit}; write a good release to `new`", path.display())]
     Loaded { path: PathBuf, unfit: Unfit },
     #[error("cannot read {}: {}; it is tried again", path.display(), mend(source))]
@@ -71,14 +71,17 @@ pub(super) enum Fault {
 
 /// The error with what to do about it.
 fn mend(error: &io::Error) -> String {
-    let advice = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space on that file system",
-        ErrorKind::PermissionDenied => "give the user of hsup permission with chmod or chown",
-        ErrorKind::ReadOnlyFilesystem => "mount that file system writable",
-        ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::DirectoryNotEmpty => {
-            "a directory is in the way, move it away"
-        }
-        _ => return error.to_string(),
-    };
-    format!("{error}: {advice}")
+    const ADVICE: [(ErrorKind, &str); 7] = [
+        (ErrorKind::StorageFull, "free some space on that file system"),
+        (ErrorKind::QuotaExceeded, "free some space on that file system"),
+        (ErrorKind::PermissionDenied, "give the user of hsup permission with chmod or chown"),
+        (ErrorKind::ReadOnlyFilesystem, "mount that file system writable"),
+        (ErrorKind::IsADirectory, "a directory is in the way, move it away"),
+        (ErrorKind::NotADirectory, "a file is in the way, move it away"),
+        (ErrorKind::DirectoryNotEmpty, "a directory is in the way, move it away"),
+    ];
+    match ADVICE.into_iter().find(|(kind, _)| *kind == error.kind()) {
+        Some((_, advice)) => format!("{error}: {advice}"),
+        None => error.to_string(),
+    }
 }

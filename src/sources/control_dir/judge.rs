@@ -164,9 +164,10 @@ impl Judge {
             return Outcome::Unfinished { again_in: Duration::ZERO };
         }
         let renamed = files::rename_over(&new, &rejected).and_then(|()| files::sync_dir(&self.dir));
+        let dir = self.dir.clone();
         Outcome::Fault(match renamed {
-            Ok(()) => Fault::Rejected { new, rejected, unfit },
-            Err(source) => Fault::NotRejectable { new, rejected, unfit, source },
+            Ok(()) => Fault::Rejected { dir, unfit },
+            Err(source) => Fault::NotRejectable { dir, unfit, source },
         })
     }
 }

@@ -39,14 +39,19 @@ fn names(dir: &Path) -> Vec<String> {
 fn version(outcome: Outcome) -> u64 {
     match outcome {
         Outcome::Release { release, fault: None, .. } => release.version.0,
-        other => panic!("no release: {other:?}"),
+        other @ (Outcome::Quiet
+        | Outcome::Unfinished { .. }
+        | Outcome::Release { .. }
+        | Outcome::Fault(_)) => panic!("no release: {other:?}"),
     }
 }
 
 fn fault(outcome: Outcome) -> String {
     match outcome {
         Outcome::Fault(fault) => fault.to_string(),
-        other => panic!("no fault: {other:?}"),
+        other @ (Outcome::Quiet | Outcome::Unfinished { .. } | Outcome::Release { .. }) => {
+            panic!("no fault: {other:?}")
+        }
     }
 }
 
@@ -133,7 +138,8 @@ fn a_file_that_is_being_written_is_given_time() {
 
 #[test]
 fn what_is_no_file_is_named_and_put_aside() {
-    let make: [(&str, fn(&Path)); 5] = [
+    type Make = fn(&Path);
+    let make: [(&str, Make); 5] = [
         ("a directory", |new| fs::create_dir(new).unwrap()),
         ("a FIFO", |new| nix::unistd::mkfifo(new, Mode::from_bits_truncate(0o600)).unwrap()),
         ("a socket", |new| drop(UnixListener::bind(new).unwrap())),
@@ -202,10 +208,39 @@ fn an_unreadable_file_stays_until_it_can_be_read() {
     let (dir, mut judge) = empty();
     let new = dir.path().join("new");
     put(dir.path(), "new", GOOD);
-    fs::set_permissions(&new, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o000)).unwrap();
     assert!(fault(judge.look(true, now())).contains("chmod"));
     assert!(matches!(judge.look(false, now()), Outcome::Quiet));
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(version(judge.look(false, now())), 1);
+}
+
+#[test]
+fn what_cannot_be_read_is_described_and_tried_again() {
+    let (dir, mut judge) = empty();
+    let dir = dir.path();
+    symlink("new", dir.join("new")).unwrap();
+    let said = fault(judge.look(true, now()));
+    assert!(said.starts_with("cannot read ") && said.ends_with("it is tried again"), "{said}");
+    assert_eq!(fs::read_to_string(dir.join("last_error")).unwrap(), format!("{said}\n"));
+    assert!(matches!(judge.look(false, now()), Outcome::Quiet));
+    fs::remove_file(dir.join("new")).unwrap();
+    put(dir, "new", GOOD);
+    assert_eq!(version(judge.look(false, now())), 1);
+    assert_eq!(names(dir), ["loaded"]);
+}
+
+#[test]
+fn a_loaded_that_cannot_be_replaced_keeps_new() {
+    let (dir, mut judge) = empty();
+    let dir = dir.path();
+    fs::create_dir(dir.join("loaded")).unwrap();
+    put(dir, "new", GOOD);
+    let said = fault(judge.look(true, now()));
+    assert!(said.contains("/loaded: ") && said.contains("move it away"), "{said}");
+    assert_eq!(names(dir), ["loaded", "new"]);
+    assert!(matches!(judge.look(false, now()), Outcome::Quiet));
+    fs::remove_dir(dir.join("loaded")).unwrap();
     assert_eq!(version(judge.look(false, now())), 1);
 }
 
