@@ -125,8 +125,8 @@ impl fmt::Debug for Sha256Digest {
     }
 }
 
-/// A release of an app.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A release of an app. `Debug` shows neither config values nor the logplex URL.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Release {
     /// The app.
     pub app: AppName,
@@ -144,6 +144,22 @@ pub struct Release {
     pub formation: Formation,
     /// Where the dynos' log lines go, where the release names it. It holds a password.
     pub logplex_url: Option<String>,
+}
+
+impl fmt::Debug for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { app, version, slug, slug_checksum, stack, config, formation, logplex_url } = self;
+        f.debug_struct("Release")
+            .field("app", app)
+            .field("version", version)
+            .field("slug", slug)
+            .field("slug_checksum", slug_checksum)
+            .field("stack", stack)
+            .field("config", config)
+            .field("formation", formation)
+            .field("logplex_url", &logplex_url.as_ref().map(|_| "(set)"))
+            .finish()
+    }
 }
 
 impl Release {

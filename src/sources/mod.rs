@@ -1,11 +1,19 @@
 //! Where releases come from. A source knows nothing of dynos: it publishes releases and no more.
 
+pub mod control_dir;
+pub mod control_file;
+pub mod payload;
+pub mod procfile;
+mod publish;
+
 use std::sync::Arc;
 
 use hsup_drivers::BoxFuture;
 use tokio::sync::{Notify, watch};
 
 use crate::model::Release;
+
+use publish::publish;
 
 /// Where a source publishes: whoever reads sees the newest release; one that was overtaken is never seen.
 pub type ReleaseSender = watch::Sender<Option<Arc<Release>>>;

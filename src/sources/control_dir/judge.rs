@@ -1,0 +1,176 @@
+//! One look at a control dir: what `new` is, and what becomes of it. Blocking, without a clock of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::error::{Fault, Unfit};
+use super::files::{self, Found, Stamp};
+use crate::model::{AppName, Release};
+use crate::sources::control_file::{self, Parsed};
+
+/// How long a file that ends too early may stand still before it counts as finished. Writers of such a file
+/// that were seen to close it get no such time.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// The mode of `loaded`: it holds secrets.
+const LOADED_MODE: u32 = 0o600;
+/// The mode of `last_error`: it describes what holds secrets.
+const LAST_ERROR_MODE: u32 = 0o400;
+
+/// What a look found.
+#[derive(Debug)]
+#[must_use]
+pub(super) enum Outcome {
+    /// Nothing to do, or a fault that was told before.
+    Quiet,
+    /// `new` is being written: look again then, or when it is closed.
+    Unfinished { again_in: Duration },
+    /// A release, in force from now on; `fault` is what went wrong afterwards.
+    Release { release: Box<Release>, warnings: Vec<String>, fault: Option<Fault> },
+    /// Something is wrong that was not told before.
+    Fault(Fault),
+}
+
+/// Judges what is put into a control dir.
+pub(super) struct Judge {
+    dir: PathBuf,
+    app: AppName,
+    /// The last fault told, and of which `new`: the same again is not told.
+    told: Option<(Option<Stamp>, String)>,
+    /// A `new` whose release is in force but which cannot be removed: it is left alone.
+    stuck: Option<Stamp>,
+}
+
+impl Judge {
+    pub(super) fn new(dir: PathBuf, app: AppName) -> Self {
+        Self { dir, app, told: None, stuck: None }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The first look: cleans up after a crash and reads `loaded`. A look at `new` is to follow.
+    pub(super) fn start(&mut self) -> Outcome {
+        files::remove_leftovers(&self.dir);
+        let path = self.path("loaded");
+        let unfit = match files::read(&path) {
+            Ok(Found::Nothing) => return Outcome::Quiet,
+            Ok(Found::Bytes { bytes, .. }) => match control_file::parse(&bytes, &self.app) {
+                Ok(Parsed { release, warnings }) => {
+                    return Outcome::Release { release: release.into(), warnings, fault: None };
+                }
+                Err(error) => error.into(),
+            },
+            Ok(Found::Unfit(unfit)) => unfit,
+            Err(source) => return Outcome::Fault(Fault::Read { path, source }),
+        };
+        Outcome::Fault(Fault::Loaded { path, unfit })
+    }
+
+    /// Looks at `new`. `closed`: its writer was seen to be done with it.
+    pub(super) fn look(&mut self, closed: bool, now: SystemTime) -> Outcome {
+        let stamp = Stamp::of_name(&self.path("new"));
+        let outcome = self.judge(stamp, closed, now);
+        self.told_once(stamp, outcome)
+    }
+
+    fn told_once(&mut self, stamp: Option<Stamp>, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Fault(fault) => {
+                let telling = Some((stamp, fault.to_string()));
+                if self.told == telling {
+                    return Outcome::Quiet;
+                }
+                self.told = telling;
+                self.note(&fault);
+                Outcome::Fault(fault)
+            }
+            Outcome::Quiet | Outcome::Unfinished { .. } | Outcome::Release { .. } => {
+                self.told = None;
+                outcome
+            }
+        }
+    }
+
+    /// Writes `last_error`, where the fault is one of `new` itself; if it cannot be written the log has it.
+    fn note(&self, fault: &Fault) {
+        match fault {
+            Fault::Rejected { .. } | Fault::NotRejectable { .. } | Fault::Read { .. } => {
+                let _ =
+                    files::replace(&self.dir, "last_error", format!("{fault}\n").as_bytes(), LAST_ERROR_MODE);
+            }
+            Fault::Loaded { .. } | Fault::Persist { .. } | Fault::Remove { .. } | Fault::Gone { .. } => {}
+        }
+    }
+
+    fn judge(&mut self, stamp: Option<Stamp>, closed: bool, now: SystemTime) -> Outcome {
+        let path = self.path("new");
+        if stamp.is_some() && stamp == self.stuck {
+            return Outcome::Quiet;
+        }
+        match files::read(&path) {
+            Ok(Found::Nothing) if self.dir.is_dir() => Outcome::Quiet,
+            Ok(Found::Nothing) => Outcome::Fault(Fault::Gone { path: self.dir.clone() }),
+            Ok(Found::Unfit(unfit)) => self.reject(stamp, unfit),
+            Err(source) => Outcome::Fault(Fault::Read { path, source }),
+            Ok(Found::Bytes { bytes, modified }) => match control_file::parse(&bytes, &self.app) {
+                Ok(parsed) => self.accept(stamp, &bytes, parsed),
+                Err(error) => {
+                    // a time in the future says nothing, so such a file is judged as it is
+                    let age = now.duration_since(modified).unwrap_or(SETTLE);
+                    match SETTLE.checked_sub(age) {
+                        Some(again_in) if !closed && error.is_unfinished() && !again_in.is_zero() => {
+                            Outcome::Unfinished { again_in }
+                        }
+                        Some(_) | None => self.reject(stamp, error.into()),
+                    }
+                }
+            },
+        }
+    }
+
+    fn accept(&mut self, stamp: Option<Stamp>, bytes: &[u8], parsed: Parsed) -> Outcome {
+        if let Err(fault) = files::replace(&self.dir, "loaded", bytes, LOADED_MODE) {
+            return Outcome::Fault(fault);
+        }
+        let new = self.path("new");
+        let mut fault = None;
+        // a `new` that came meanwhile has not been read: it stays
+        if stamp == Stamp::of_name(&new) {
+            match fs::remove_file(&new).and_then(|()| files::sync_dir(&self.dir)) {
+                Ok(()) => self.stuck = None,
+                Err(source) => {
+                    self.stuck = stamp;
+                    fault = Some(Fault::Remove { path: new, source });
+                }
+            }
+        }
+        for stale in ["rejected", "last_error"] {
+            let _ = fs::remove_file(self.path(stale));
+        }
+        Outcome::Release { release: parsed.release.into(), warnings: parsed.warnings, fault }
+    }
+
+    fn reject(&self, stamp: Option<Stamp>, unfit: Unfit) -> Outcome {
+        let (new, rejected) = (self.path("new"), self.path("rejected"));
+        if stamp != Stamp::of_name(&new) {
+            // another `new` came meanwhile: that one is to be judged, not renamed
+            return Outcome::Unfinished { again_in: Duration::ZERO };
+        }
+        let renamed = files::rename_over(&new, &rejected).and_then(|()| files::sync_dir(&self.dir));
+        let dir = self.dir.clone();
+        Outcome::Fault(match renamed {
+            Ok(()) => Fault::Rejected { dir, unfit },
+            Err(source) => Fault::NotRejectable { dir, unfit, source },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
