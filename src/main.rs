@@ -1,2 +1,25 @@
-//! hsup.
-fn main() {}
+//! `hsup`: reads the command line and hands over to the command.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use hsup::cli::{self, CliCommand, Invocation};
+
+fn main() -> ExitCode {
+    match cli::parse_process() {
+        Ok(Invocation::Print(text)) => {
+            let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Command(config)) => match &config.command {
+            CliCommand::Start { .. } | CliCommand::Run { .. } | CliCommand::Build => cli::supervise(*config),
+            CliCommand::Ps { json } => cli::ps(&config, *json),
+            CliCommand::Stop { targets, json } => cli::stop(&config, targets, *json),
+            CliCommand::Check { file } => cli::check(&config, file),
+        },
+        Err(error) => {
+            let _nobody_listens = writeln!(io::stderr(), "{}", error.to_string().trim_end());
+            error.exit_code().into()
+        }
+    }
+}

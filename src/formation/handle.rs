@@ -11,7 +11,7 @@ const MAILBOX: usize = 16;
 /// A command to the supervisor. The supervisor answers each one; a dropped `reply` only means that nobody
 /// listens any more.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Gives the state of everything.
     Status(oneshot::Sender<FormationStatus>),
     /// Stops dynos for good and answers with their names when all their processes are gone.
@@ -42,7 +42,7 @@ pub struct FormationHandle {
 
 impl FormationHandle {
     /// A handle, and the end at which the supervisor reads.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         (Self { commands }, mailbox)
     }

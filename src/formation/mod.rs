@@ -6,6 +6,8 @@ mod ports;
 mod prepare;
 mod supervisor;
 
+#[cfg(test)]
+pub(crate) use handle::Command;
 pub use handle::{FormationHandle, FormationStatus, ShuttingDown};
 pub use prepare::{PrepareError, Preparer};
 pub use supervisor::{Outcome, Settings, Shutdown, Supervisor, Work};

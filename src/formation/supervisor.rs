@@ -130,7 +130,7 @@ struct Stopping {
 pub struct Supervisor {
     settings: Settings,
     preparer: Preparer,
-    console: Option<Console>,
+    console: Console,
     live: Option<Live>,
     preparing: Option<Preparing>,
     members: HashMap<Id, Member>,
@@ -154,9 +154,8 @@ enum Event {
 }
 
 impl Supervisor {
-    /// A supervisor. Dynos print to the console; without one, or where they have hsup's own output, by
-    /// themselves.
-    pub fn new(settings: Settings, preparer: Preparer, console: Option<Console>) -> Self {
+    /// A supervisor. Dynos print to the console, unless they have hsup's own output.
+    pub fn new(settings: Settings, preparer: Preparer, console: Console) -> Self {
         Self {
             settings,
             preparer,
@@ -430,10 +429,8 @@ impl Supervisor {
         };
         let Some(command) = command else { return };
         let index = live.release.formation.iter().position(|p| p.process_type == new.name.process_type);
-        let console = self.console.clone().filter(|_| stdio == Stdio::Pipes).map(|console| {
-            let prefix = console.prefix(&new.name.to_string(), index.unwrap_or_default());
-            (console, prefix)
-        });
+        let prefix = self.console.prefix(&new.name.to_string(), index.unwrap_or_default());
+        let console = (stdio == Stdio::Pipes).then(|| (self.console.clone(), prefix));
         let spec = DynoSpec {
             name: new.name.to_string(),
             command: command.args().into(),

@@ -90,6 +90,13 @@ name! {
     StackName, "stack name", b"-_."
 }
 
+impl AppName {
+    /// The name of an app that nothing names: `app`.
+    pub fn unnamed() -> Self {
+        Self("app".to_owned())
+    }
+}
+
 impl ProcessType {
     /// The process type of one-off dynos: `run`.
     pub fn run() -> Self {

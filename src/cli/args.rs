@@ -1,0 +1,301 @@
+//! The grammar of the command line: which words, options and commands there are. It owns the help text, and
+//! takes every value as raw text: what a value means, and what is wrong with it, is `config.rs`'s business,
+//! which also looks at the environment.
+
+use std::ffi::OsString;
+
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _};
+
+/// The command line, taken apart.
+pub(super) struct CommandLine {
+    pub options: Options,
+    pub command: CommandArgs,
+}
+
+impl CommandLine {
+    /// Takes a command line apart; the first word is the name of the program.
+    ///
+    /// Every command takes every option, and so does `hsup` itself: `hsup -a x start` and `hsup start -a x`
+    /// are the same. (clap's own `global` would forget the values before the command where a repeatable
+    /// option stands on both sides of it.)
+    ///
+    /// # Errors
+    /// What clap says, which may also be the help text or the version.
+    pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = command().try_get_matches_from(argv)?;
+        let mut options = Options::from_arg_matches(&matches)?;
+        if let Some((_, after)) = matches.subcommand() {
+            options = Options::from_arg_matches(after)?.or(options);
+        }
+        Ok(Self { options, command: Hsup::from_arg_matches(&matches)?.command })
+    }
+}
+
+/// The whole grammar, as clap has it.
+pub fn command() -> clap::Command {
+    let hsup = Options::augment_args(Hsup::command());
+    hsup.mut_subcommands(|command| Options::augment_args(command).args_override_self(true))
+}
+
+/// Keeps the dynos of an app running on this host, the way a Heroku dyno host does
+#[derive(clap::Parser)]
+#[command(
+    name = "hsup",
+    version,
+    args_override_self = true,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    override_usage = "hsup [OPTIONS] COMMAND [OPTIONS] [ARGS]",
+    after_help = "Options stand before or after the command. A flag beats its variable, and an empty variable \
+                  counts as unset."
+)]
+struct Hsup {
+    #[command(subcommand)]
+    command: CommandArgs,
+}
+
+/// The commands and their own arguments.
+#[derive(clap::Subcommand)]
+pub(super) enum CommandArgs {
+    /// Keep the dynos of the formation running
+    Start {
+        /// How many dynos of a type to run here; TYPE alone means one, a type that is not named has none
+        /// [default: what the release says]
+        #[arg(value_name = "TYPE=N")]
+        quantities: Vec<String>,
+    },
+    /// Run a one-off dyno, and end with its exit code
+    Run {
+        /// The command: one argument is a shell command line, several are its words. Options of hsup stand
+        /// before it
+        #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Prepare the release, and start nothing
+    Build,
+    /// Show the dynos of a running hsup
+    #[command(visible_alias = "status")]
+    Ps {
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop dynos of a running hsup for good
+    Stop {
+        /// The dynos (web.1) or process types (web) to stop
+        #[arg(value_name = "DYNO|TYPE")]
+        targets: Vec<String>,
+        /// Stop every dyno
+        #[arg(long)]
+        all: bool,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a control file, and start nothing
+    Check {
+        /// The control file
+        file: OsString,
+    },
+    /// Show the version
+    Version,
+}
+
+/// The options that every command takes, as they were given. They have no `Debug`, since one is a secret.
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// The app [env: HSUP_APP]
+    #[arg(short, long, value_name = "APP")]
+    pub app: Option<String>,
+
+    /// What turns dynos into processes: simple or abspath [env: HSUP_DYNODRIVER] [default: simple]
+    #[arg(short, long, value_name = "DRIVER")]
+    pub dynodriver: Option<String>,
+
+    /// Where the control API listens, or "none" [env: HSUP_CONTROL_SOCKET] [default:
+    /// $XDG_RUNTIME_DIR/hsup/APP.sock, else /run/hsup/APP.sock]
+    #[arg(short = 's', long, value_name = "PATH")]
+    pub control_socket: Option<OsString>,
+
+    /// Leave dynos that exit stopped, and end when all have exited [env: HSUP_ONESHOT]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub oneshot: Option<String>,
+
+    /// The number of the first dyno of each type [env: HSUP_START_NUMBER] [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub start_number: Option<String>,
+
+    /// Where the dynos' log lines are sent [env: HSUP_LOGPLEX_URL]
+    #[arg(long, value_name = "URL")]
+    pub logplex_url: Option<String>,
+
+    /// A path of the host that dynos see; may be repeated [env: HSUP_BIND, separated by commas]
+    #[arg(long, value_name = "HOST:INSIDE")]
+    pub bind: Vec<String>,
+
+    /// The directory that releases are taken from [env: HSUP_CONTROL_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub control_dir: Option<OsString>,
+
+    /// The Procfile that the release is made from [env: HSUP_PROCFILE] [default: ./Procfile where no other
+    /// source is chosen]
+    #[arg(long, value_name = "PATH")]
+    pub procfile: Option<OsString>,
+
+    /// Where hsup keeps what must outlive it [env: HSUP_STATE_DIR] [default: /var/lib/hsup for root, else
+    /// $XDG_STATE_HOME/hsup or ~/.local/state/hsup]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<OsString>,
+
+    /// How often a source is looked at [env: HSUP_POLL_INTERVAL] [default: 10s]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub poll_interval: Option<String>,
+
+    /// How long dynos have between SIGTERM and SIGKILL [env: HSUP_STOP_TIMEOUT] [default: 30s]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub stop_timeout: Option<String>,
+
+    /// How hsup writes its own log: text or json [env: HSUP_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// What hsup logs: a level (error, warn, info, debug, trace) or TARGET=LEVEL,... [env: HSUP_LOG]
+    /// [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+}
+
+impl Options {
+    /// These options, and for those that are missing the others; repeatable ones add up, the others' first.
+    fn or(self, others: Self) -> Self {
+        Self {
+            app: self.app.or(others.app),
+            dynodriver: self.dynodriver.or(others.dynodriver),
+            control_socket: self.control_socket.or(others.control_socket),
+            oneshot: self.oneshot.or(others.oneshot),
+            start_number: self.start_number.or(others.start_number),
+            logplex_url: self.logplex_url.or(others.logplex_url),
+            bind: others.bind.into_iter().chain(self.bind).collect(),
+            control_dir: self.control_dir.or(others.control_dir),
+            procfile: self.procfile.or(others.procfile),
+            state_dir: self.state_dir.or(others.state_dir),
+            poll_interval: self.poll_interval.or(others.poll_interval),
+            stop_timeout: self.stop_timeout.or(others.stop_timeout),
+            log_format: self.log_format.or(others.log_format),
+            log_level: self.log_level.or(others.log_level),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<CommandLine, clap::Error> {
+        CommandLine::parse(["hsup"].iter().chain(line).map(OsString::from))
+    }
+
+    fn run(line: &[&str]) -> (Options, Vec<String>) {
+        match parse(line).unwrap_or_else(|error| panic!("{line:?}: {error}")) {
+            CommandLine { options, command: CommandArgs::Run { command } } => (options, command),
+            _ => panic!("not run"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_the_grammar_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_stands_before_or_after_the_command() {
+        for option in command().get_arguments().filter(|arg| arg.get_value_names().is_some()) {
+            let flag = format!("--{}=true", option.get_long().unwrap());
+            for line in [[flag.as_str(), "build"], ["build", flag.as_str()]] {
+                let parsed = parse(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+                let options = parsed.options;
+                let texts = [
+                    options.app,
+                    options.dynodriver,
+                    options.oneshot,
+                    options.start_number,
+                    options.logplex_url,
+                    options.bind.into_iter().next(),
+                    options.poll_interval,
+                    options.stop_timeout,
+                    options.log_format,
+                    options.log_level,
+                ];
+                let paths =
+                    [options.control_socket, options.control_dir, options.procfile, options.state_dir];
+                let given = texts.iter().flatten().count() + paths.iter().flatten().count();
+                assert_eq!(given, 1, "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn on_both_sides_the_later_value_counts_and_repeatable_ones_add_up() {
+        let parsed = parse(&["-a", "x", "--bind", "/a", "build", "--bind", "/b", "-a", "y"]).ok().unwrap();
+        assert_eq!(parsed.options.app.as_deref(), Some("y"));
+        assert_eq!(parsed.options.bind, ["/a", "/b"]);
+        let parsed = parse(&["build", "-a", "x", "-a", "y"]).ok().unwrap();
+        assert_eq!(parsed.options.app.as_deref(), Some("y"));
+    }
+
+    #[test]
+    fn from_its_first_word_on_everything_belongs_to_the_command_of_run() {
+        let (options, command) = run(&["run", "-a", "myapp", "--", "rake", "-T"]);
+        assert_eq!((options.app.as_deref(), command.join(" ")), (Some("myapp"), "rake -T".to_owned()));
+
+        let (options, command) = run(&["run", "-d", "simple", "ls", "-la"]);
+        assert_eq!((options.dynodriver.as_deref(), command.join(" ")), (Some("simple"), "ls -la".to_owned()));
+
+        let (options, command) = run(&["-d", "simple", "run", "echo $X"]);
+        assert_eq!((options.dynodriver.as_deref(), command), (Some("simple"), vec!["echo $X".to_owned()]));
+
+        let (options, command) = run(&["run", "sh", "-a", "x", "--", "-s", "--help", "-V", "help", "run"]);
+        assert_eq!((options.app, options.control_socket), (None, None));
+        assert_eq!(command.join(" "), "sh -a x -- -s --help -V help run");
+
+        let (_, command) = run(&["run", "--", "-x", "--", "y"]);
+        assert_eq!(command.join(" "), "-x -- y");
+    }
+
+    #[test]
+    fn run_needs_a_command_and_refuses_unknown_options_before_it() {
+        assert_eq!(parse(&["run"]).err().unwrap().kind(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse(&["run", "--frob", "ls"]).err().unwrap().kind(), ErrorKind::UnknownArgument);
+    }
+
+    #[test]
+    fn oneshot_takes_a_value_only_after_an_equals_sign() {
+        let oneshot = |line: &[&str]| parse(line).ok().unwrap().options.oneshot;
+        assert_eq!(oneshot(&["--oneshot", "build"]).as_deref(), Some("true"));
+        assert_eq!(oneshot(&["--oneshot=false", "build"]).as_deref(), Some("false"));
+        let (_, command) = run(&["run", "--oneshot", "ls"]);
+        assert_eq!(command, ["ls"]);
+    }
+
+    #[test]
+    fn status_is_ps() {
+        let parsed = parse(&["status", "--json"]).ok().unwrap();
+        assert!(matches!(parsed.command, CommandArgs::Ps { json: true }));
+    }
+
+    #[test]
+    fn the_help_names_the_variable_of_every_option() {
+        for option in command().get_arguments().filter(|arg| arg.get_value_names().is_some()) {
+            let variable = match option.get_long().unwrap() {
+                "log-level" => "HSUP_LOG".to_owned(),
+                long => format!("HSUP_{}", long.to_uppercase().replace('-', "_")),
+            };
+            let help = option.get_help().unwrap().to_string();
+            let named = help.split_once("[env: ").and_then(|(_, rest)| rest.split([']', ',']).next());
+            assert_eq!(named, Some(variable.as_str()), "{help}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the command line and the environment say, as values that have been checked, and what is said when they
+//! cannot be. How they are read is `parse.rs`'s business.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::settings::Problem;
+use super::{ExitCode, Secret, SocketChoice, SourceChoice};
+use crate::log::LogConfig;
+use crate::model::{AppName, Bind, Command, Quantities, Target};
+
+/// A dyno driver of this build.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverKind {
+    /// Dynos are subprocesses in the directory of the app.
+    #[default]
+    Simple,
+    /// Dynos are subprocesses in `/app`, for use inside a container.
+    Abspath,
+}
+
+/// The dyno driver that was named is not in this build.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownDriver {
+    /// hsup knows it.
+    #[error("the {0} driver is not in this build: use simple or abspath")]
+    NotBuilt(&'static str),
+    /// hsup does not.
+    #[error("{0:?} is not a dyno driver: use simple or abspath")]
+    Unknown(String),
+}
+
+impl FromStr for DriverKind {
+    type Err = UnknownDriver;
+
+    fn from_str(given: &str) -> Result<Self, UnknownDriver> {
+        match given {
+            "simple" => Ok(Self::Simple),
+            "abspath" => Ok(Self::Abspath),
+            "docker" => Err(UnknownDriver::NotBuilt("docker")),
+            "native" | "libcontainer" => Err(UnknownDriver::NotBuilt("native")),
+            other => Err(UnknownDriver::Unknown(other.to_owned())),
+        }
+    }
+}
+
+/// Which dynos to stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopTargets {
+    /// Every dyno.
+    All,
+    /// These; never none.
+    Named(Vec<Target>),
+}
+
+/// A command and what it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CliCommand {
+    /// Keeps the dynos of the formation running.
+    Start {
+        /// How many of each type.
+        quantities: Quantities,
+    },
+    /// Runs a one-off dyno.
+    Run {
+        /// What it runs.
+        command: Command,
+    },
+    /// Prepares the release and ends.
+    Build,
+    /// Shows the dynos of a running hsup.
+    Ps {
+        /// As JSON.
+        json: bool,
+    },
+    /// Stops dynos of a running hsup.
+    Stop {
+        /// Which ones.
+        targets: StopTargets,
+        /// Whether to write JSON.
+        json: bool,
+    },
+    /// Checks a control file.
+    Check {
+        /// The file, as it was named.
+        file: PathBuf,
+    },
+}
+
+/// Everything that the command line and the environment say. Paths are absolute, except for those of the
+/// socket (of which few bytes are allowed) and of `check` (which is shown as it was named).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The app: as it was named, or for a Procfile the name of its directory. Without one, the release's
+    /// name counts.
+    pub app: Option<AppName>,
+    /// What turns dynos into processes.
+    pub driver: DriverKind,
+    /// Where releases come from. There is one for `start`, `run` and `build`, and none for other commands.
+    pub source: Option<SourceChoice>,
+    /// Where the control API listens or is to be found.
+    pub control_socket: SocketChoice,
+    /// `XDG_RUNTIME_DIR`, where it is set; for the default socket.
+    pub runtime_dir: Option<PathBuf>,
+    /// Whether dynos that exit stay stopped.
+    pub one_shot: bool,
+    /// The number of the first dyno of each type.
+    pub start_number: u32,
+    /// Where the dynos' log lines are sent.
+    pub logplex_url: Option<Secret>,
+    /// Paths of the host that dynos see.
+    pub binds: Vec<Bind>,
+    /// Where hsup keeps what must outlive it.
+    pub state_dir: PathBuf,
+    /// How often a source is looked at.
+    pub poll_interval: Duration,
+    /// How long dynos have between SIGTERM and SIGKILL.
+    pub stop_timeout: Duration,
+    /// hsup's own log.
+    pub log: LogConfig,
+    /// What to do.
+    pub command: CliCommand,
+}
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// A command.
+    Command(Box<Config>),
+    /// A text on stdout, and nothing else: the help or the version.
+    Print(String),
+}
+
+/// Why a command line cannot be carried out. It is written to stderr as it is, without anything before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CliError {
+    /// It cannot be taken apart. This is clap's own text, or the help where nothing was asked for.
+    Grammar(String),
+    /// Values are wrong: everything that is, in a line each.
+    Values(Vec<Problem>),
+}
+
+impl CliError {
+    /// The code that hsup ends with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Grammar(_) => ExitCode::Usage,
+            Self::Values(problems) => problems.iter().map(Problem::code).min().unwrap_or(ExitCode::Usage),
+        }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grammar(text) => f.write_str(text),
+            Self::Values(problems) => problems.iter().enumerate().try_for_each(|(n, problem)| {
+                let separator = if n == 0 { "" } else { "\n" };
+                write!(f, "{separator}{problem}")
+            }),
+        }
+    }
+}
+
+impl std::error::Error for CliError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drivers_of_other_builds_are_known_by_name() {
+        let error = |name: &str| name.parse::<DriverKind>().unwrap_err().to_string();
+        assert_eq!(error("docker"), "the docker driver is not in this build: use simple or abspath");
+        assert_eq!(error("native"), "the native driver is not in this build: use simple or abspath");
+        assert_eq!(error("libcontainer"), error("native"));
+        assert_eq!(error("podman"), "\"podman\" is not a dyno driver: use simple or abspath");
+        assert_eq!("abspath".parse(), Ok(DriverKind::Abspath));
+    }
+}

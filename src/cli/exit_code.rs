@@ -1,0 +1,98 @@
+//! hsup's own exit codes, in one table. They follow sysexits(3) and stay clear of the codes that `run` and
+//! `start --oneshot` pass on from dynos: 0 to 63 in practice, 126, 127 and 128 + the number of a signal.
+
+use std::process;
+
+/// How hsup ends when it is hsup, not a dyno, that decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Everything went as asked.
+    Ok = 0,
+    /// A flag, an argument or a variable is wrong (EX_USAGE).
+    Usage = 64,
+    /// The release or the control file is invalid, or the release could not be prepared (EX_DATAERR).
+    ReleaseInvalid = 65,
+    /// There is no source of releases, or the one that was chosen cannot be read (EX_NOINPUT).
+    NoSource = 66,
+    /// No hsup is running that the command could talk to, or which one is meant is not clear
+    /// (EX_UNAVAILABLE).
+    NotRunning = 69,
+    /// A fault of hsup itself (EX_SOFTWARE).
+    Internal = 70,
+    /// The operating system refused something that hsup cannot do without (EX_OSERR).
+    System = 71,
+    /// The control socket is in use by another hsup or cannot be made (EX_CANTCREAT).
+    Socket = 73,
+}
+
+impl ExitCode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Usage,
+        Self::ReleaseInvalid,
+        Self::NoSource,
+        Self::NotRunning,
+        Self::Internal,
+        Self::System,
+        Self::Socket,
+    ];
+
+    /// The number.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// What it tells, in the words of the documentation.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::Ok => "success",
+            Self::Usage => "a flag, an argument or a variable is wrong",
+            Self::ReleaseInvalid => {
+                "the release or the control file is invalid, or the release could not be prepared"
+            }
+            Self::NoSource => "there is no source of releases, or it cannot be read",
+            Self::NotRunning => "no hsup is running that the command could talk to",
+            Self::Internal => "a fault of hsup itself",
+            Self::System => "the operating system refused something that hsup needs",
+            Self::Socket => "the control socket is in use or cannot be made",
+        }
+    }
+}
+
+/// The documented table, number and meaning, by number. `run` and `start --oneshot` also end with the code of
+/// a dyno.
+pub const TABLE: [(u8, &str); ExitCode::ALL.len()] = {
+    let mut table = [(0, ""); ExitCode::ALL.len()];
+    let mut row = 0;
+    while row < table.len() {
+        table[row] = (ExitCode::ALL[row].number(), ExitCode::ALL[row].meaning());
+        row += 1;
+    }
+    table
+};
+
+impl From<ExitCode> for process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_each_number_stands_once() {
+        assert!(TABLE.is_sorted_by(|a, b| a.0 < b.0), "{TABLE:?}");
+        assert!(TABLE.iter().all(|(_, meaning)| !meaning.is_empty()));
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_sysexits_and_never_those_of_a_shell() {
+        let numbers = TABLE.map(|(number, _)| number);
+        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73]);
+        assert!(numbers.iter().all(|n| *n < 126));
+    }
+}

@@ -1,0 +1,54 @@
+//! What ends hsup: an error, what it means for the exit code, and one place that says it.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process;
+
+use super::ExitCode;
+use crate::explain;
+
+/// An error that hsup cannot go on with.
+#[derive(Debug)]
+pub(super) struct Fatal {
+    code: ExitCode,
+    text: String,
+}
+
+impl Fatal {
+    /// An error, and the exit code that stands for it.
+    pub(super) fn new(code: ExitCode, error: &dyn Error) -> Self {
+        Self { code, text: explain(error) }
+    }
+
+    /// The system refused something.
+    pub(super) fn system(operation: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self { code: ExitCode::System, text: format!("failed to {operation}: {error}") }
+    }
+
+    /// The state dir cannot be used.
+    pub(super) fn state_dir(error: impl Error) -> Self {
+        let text = format!("{}: choose a directory that hsup can write to with --state-dir", explain(&error));
+        Self { code: ExitCode::System, text }
+    }
+
+    /// The source of releases cannot be opened.
+    pub(super) fn source(error: impl Error) -> Self {
+        Self::new(ExitCode::NoSource, &error)
+    }
+
+    /// The control socket cannot be made.
+    pub(super) fn socket(error: impl Error) -> Self {
+        Self::new(ExitCode::Socket, &error)
+    }
+
+    /// No source was chosen, which the command line has made sure of already.
+    pub(super) fn no_source() -> Self {
+        Self { code: ExitCode::NoSource, text: "no source of releases was chosen".to_owned() }
+    }
+
+    /// Says it on stderr; gives the exit code of the process.
+    pub(super) fn report(self) -> process::ExitCode {
+        let _nobody_listens = writeln!(io::stderr(), "hsup: {}", self.text);
+        self.code.into()
+    }
+}

@@ -1,0 +1,32 @@
+//! The command line: flags and variables become a checked [`Config`], or a list of all that is wrong; each
+//! command then has a file of its own.
+
+mod args;
+mod check;
+mod clients;
+mod config;
+mod duration;
+mod exit_code;
+mod fatal;
+mod inherited;
+mod parse;
+mod ps_table;
+mod secret;
+mod settings;
+mod socket;
+mod source_choice;
+mod supervise;
+mod terminal;
+
+pub use args::command;
+pub use check::check;
+pub use clients::{ps, stop};
+pub use config::{CliCommand, CliError, Config, DriverKind, Invocation, StopTargets, UnknownDriver};
+pub use duration::{HumanDuration, InvalidDuration};
+pub use exit_code::{ExitCode, TABLE};
+pub use parse::{Surroundings, parse, parse_process};
+pub use secret::Secret;
+pub use settings::Problem;
+pub use socket::{FindError, MAX_SOCKET_PATH, SocketChoice, UNNAMED_APP, default_socket, find_running};
+pub use source_choice::SourceChoice;
+pub use supervise::supervise;

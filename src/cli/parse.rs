@@ -1,0 +1,311 @@
+//! Reads the command line and the environment into a [`Config`] whose every value has been checked, or says
+//! all that is wrong at once. It has no side effects, and only [`parse_process`] touches this process.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::args::{CommandArgs, CommandLine, Options};
+use super::settings::{Given, Problem, Reader, Setting, not_empty};
+use super::source_choice::{self, SourceFlags};
+use super::{
+    CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, Secret,
+    SocketChoice, SourceChoice, StopTargets,
+};
+use crate::log::LogConfig;
+use crate::model::{Bind, ProcessType, QuantityOverride, Target};
+
+const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
+const DRIVER: Setting = Setting { flag: "--dynodriver", variable: "HSUP_DYNODRIVER" };
+const SOCKET: Setting = Setting { flag: "--control-socket", variable: "HSUP_CONTROL_SOCKET" };
+const ONE_SHOT: Setting = Setting { flag: "--oneshot", variable: "HSUP_ONESHOT" };
+const START_NUMBER: Setting = Setting { flag: "--start-number", variable: "HSUP_START_NUMBER" };
+const LOGPLEX_URL: Setting = Setting { flag: "--logplex-url", variable: "HSUP_LOGPLEX_URL" };
+const BIND: Setting = Setting { flag: "--bind", variable: "HSUP_BIND" };
+const STATE_DIR: Setting = Setting { flag: "--state-dir", variable: "HSUP_STATE_DIR" };
+const POLL_INTERVAL: Setting = Setting { flag: "--poll-interval", variable: "HSUP_POLL_INTERVAL" };
+const STOP_TIMEOUT: Setting = Setting { flag: "--stop-timeout", variable: "HSUP_STOP_TIMEOUT" };
+const LOG_FORMAT: Setting = Setting { flag: "--log-format", variable: "HSUP_LOG_FORMAT" };
+const LOG_LEVEL: Setting = Setting { flag: "--log-level", variable: "HSUP_LOG" };
+
+/// Where state lies for root, as the file hierarchy standard has it.
+const SYSTEM_STATE_DIR: &str = "/var/lib/hsup";
+
+/// Heroku's releases are seldom more frequent than deploys; ten seconds is what hsup users know.
+const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// Below a second a poll is a load, above an hour it is a mistake in the unit.
+const POLL_INTERVALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3600)];
+
+/// The grace that Heroku gives its dynos.
+const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// No grace at all is sensible for some, more than an hour for nobody.
+const STOP_TIMEOUTS: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
+
+/// The highest number of a first dyno: far above any use, and far from the end of the range.
+const MAX_START_NUMBER: u32 = 1_000_000;
+
+/// What a command line depends on beside itself.
+pub struct Surroundings<'a> {
+    /// Looks an environment variable up.
+    pub variables: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The current directory.
+    pub directory: PathBuf,
+    /// Whether hsup runs as root.
+    pub root: bool,
+}
+
+/// Reads the command line and the environment of this process.
+///
+/// # Errors
+/// See [`parse`].
+pub fn parse_process() -> Result<Invocation, CliError> {
+    let surroundings = Surroundings {
+        variables: &|name| env::var_os(name),
+        // Without a current directory only absolute paths work, and the others say so when they are opened.
+        directory: env::current_dir().unwrap_or_default(),
+        root: nix::unistd::geteuid().is_root(),
+    };
+    parse(env::args_os(), &surroundings)
+}
+
+/// Reads a command line, of which the first word is the name of the program.
+///
+/// # Errors
+/// If it cannot be taken apart (one error, since what follows it cannot be understood), or if values are
+/// wrong (all of them).
+pub fn parse(
+    argv: impl IntoIterator<Item = OsString>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Invocation, CliError> {
+    let CommandLine { options, command } = match CommandLine::parse(argv) {
+        Ok(line) => line,
+        Err(error) => {
+            let text = error.render().to_string().trim_end().to_owned();
+            return if error.use_stderr() {
+                Err(CliError::Grammar(text))
+            } else {
+                Ok(Invocation::Print(text))
+            };
+        }
+    };
+    if matches!(command, CommandArgs::Version) {
+        return Ok(Invocation::Print(format!("hsup {}", env!("CARGO_PKG_VERSION"))));
+    }
+    let mut reader = Reader::new(surroundings.variables);
+    let config = read(&mut reader, options, command, surroundings);
+    match config {
+        Some(config) if reader.problems.is_empty() => Ok(Invocation::Command(Box::new(config))),
+        Some(_) | None => Err(CliError::Values(reader.problems)),
+    }
+}
+
+/// Reads everything. Where the result is none, or the reader has problems, the configuration is not sound.
+fn read(
+    reader: &mut Reader<'_>,
+    options: Options,
+    command: CommandArgs,
+    surroundings: &Surroundings<'_>,
+) -> Option<Config> {
+    let app_named = options.app.is_some() || reader.variable(APP.variable).is_some();
+    let app = reader.parsed(APP, options.app, str::parse);
+    let driver = reader.parsed(DRIVER, options.dynodriver, str::parse);
+    let control_socket = read_socket(reader, options.control_socket);
+    let one_shot = reader.parsed(ONE_SHOT, options.oneshot, read_bool);
+    let start_number = reader.parsed(START_NUMBER, options.start_number, read_start_number);
+    let logplex_url = reader.parsed(LOGPLEX_URL, options.logplex_url, read_logplex_url);
+    let binds = read_binds(reader, options.bind);
+    let needs_source = needs_source(&command);
+    let flags = SourceFlags { control_dir: options.control_dir, procfile: options.procfile, app_named };
+    let source =
+        needs_source.then(|| source_choice::choose(reader, flags, &surroundings.directory)).flatten();
+    let state_dir = read_state_dir(reader, options.state_dir, needs_source, surroundings);
+    let poll_interval =
+        reader.parsed(POLL_INTERVAL, options.poll_interval, |text| read_duration(text, POLL_INTERVALS));
+    let stop_timeout =
+        reader.parsed(STOP_TIMEOUT, options.stop_timeout, |text| read_duration(text, STOP_TIMEOUTS));
+    let format = reader.parsed(LOG_FORMAT, options.log_format, str::parse);
+    let filter = reader.parsed(LOG_LEVEL, options.log_level, str::parse);
+    let colour = reader.variable("NO_COLOR").is_none();
+    let command = read_command(reader, command);
+    Some(Config {
+        app: app.or_else(|| source.as_ref().and_then(SourceChoice::app)),
+        driver: driver.unwrap_or_default(),
+        source,
+        control_socket,
+        runtime_dir: absolute_variable(reader, "XDG_RUNTIME_DIR"),
+        one_shot: one_shot.unwrap_or_default(),
+        start_number: start_number.unwrap_or(1),
+        logplex_url,
+        binds,
+        state_dir,
+        poll_interval: poll_interval.unwrap_or(DEFAULT_POLL_INTERVAL),
+        stop_timeout: stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
+        log: LogConfig { format: format.unwrap_or_default(), filter: filter.unwrap_or_default(), colour },
+        command: command?,
+    })
+}
+
+/// Whether a command works on releases, and so needs a source and a place for its state.
+fn needs_source(command: &CommandArgs) -> bool {
+    match command {
+        CommandArgs::Start { .. } | CommandArgs::Run { .. } | CommandArgs::Build => true,
+        CommandArgs::Ps { .. } | CommandArgs::Stop { .. } | CommandArgs::Check { .. } => false,
+        CommandArgs::Version => false,
+    }
+}
+
+/// The command with its arguments checked; none where there is a problem with them.
+fn read_command(reader: &mut Reader<'_>, command: CommandArgs) -> Option<CliCommand> {
+    match command {
+        CommandArgs::Start { quantities } => {
+            let quantities: Vec<_> =
+                quantities.iter().map(|given| reader.keep("start", read_quantity(given))).collect();
+            let quantities = quantities.into_iter().flatten().collect();
+            Some(CliCommand::Start { quantities })
+        }
+        CommandArgs::Run { command } => {
+            reader.keep("run", command.try_into()).map(|command| CliCommand::Run { command })
+        }
+        CommandArgs::Build => Some(CliCommand::Build),
+        CommandArgs::Ps { json } => Some(CliCommand::Ps { json }),
+        CommandArgs::Stop { targets, all, json } => {
+            let given = !targets.is_empty();
+            let named: Vec<_> =
+                targets.iter().map(|given| reader.keep("stop", given.parse::<Target>())).collect();
+            let named: Vec<_> = named.into_iter().flatten().collect();
+            let targets = match (given, all) {
+                (true, false) => Ok(StopTargets::Named(named)),
+                (false, true) => Ok(StopTargets::All),
+                (true, true) => Err("--all stops every dyno: give --all or names, not both"),
+                (false, false) => Err(
+                    "name what to stop, dynos (web.1) or process types (web), or give --all for every dyno",
+                ),
+            };
+            reader.keep("stop", targets).map(|targets| CliCommand::Stop { targets, json })
+        }
+        CommandArgs::Check { file } => {
+            reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file })
+        }
+        CommandArgs::Version => None,
+    }
+}
+
+fn read_quantity(given: &str) -> Result<QuantityOverride, String> {
+    let quantity: QuantityOverride = given.parse().map_err(|error| format!("argument {given:?}: {error}"))?;
+    if quantity.process_type == ProcessType::run() {
+        return Err(format!("argument {given:?}: \"run\" is kept for one-off dynos: use hsup run CMD"));
+    }
+    Ok(quantity)
+}
+
+fn read_socket(reader: &mut Reader<'_>, flag: Option<OsString>) -> SocketChoice {
+    let Some(Given { value: path, name }) = reader.path(SOCKET, flag) else {
+        return SocketChoice::Default;
+    };
+    if path.as_os_str() == "none" {
+        return SocketChoice::None;
+    }
+    let length = path.as_os_str().as_bytes().len();
+    let fits = if length <= MAX_SOCKET_PATH {
+        Ok(SocketChoice::Path(path))
+    } else {
+        Err(format!(
+            "the path has {length} bytes, a unix socket at most {MAX_SOCKET_PATH}: use a shorter one"
+        ))
+    };
+    reader.keep(name, fits).unwrap_or(SocketChoice::Default)
+}
+
+fn read_bool(given: &str) -> Result<bool, String> {
+    match given.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(format!("{given:?} is neither yes nor no: write true or false")),
+    }
+}
+
+fn read_start_number(given: &str) -> Result<u32, String> {
+    let number = given.parse().ok().filter(|number| (1..=MAX_START_NUMBER).contains(number));
+    number.ok_or_else(|| {
+        format!("{given:?} is not the number of a dyno: write a whole number from 1 to {MAX_START_NUMBER}")
+    })
+}
+
+/// Reads the URL; it holds a password, so that no error may show any part of it.
+fn read_logplex_url(given: &str) -> Result<Secret, &'static str> {
+    let url = reqwest::Url::parse(given).ok().filter(reqwest::Url::has_host);
+    match url.as_ref().map(reqwest::Url::scheme) {
+        Some("http" | "https") => Ok(Secret::from(given.to_owned())),
+        Some(_) | None => {
+            Err("the value (not shown, since it may hold a password) is not an HTTP URL: write \
+             https://USER:PASSWORD@HOST/PATH")
+        }
+    }
+}
+
+/// The binds of the flags, else those of the variable.
+fn read_binds(reader: &mut Reader<'_>, flags: Vec<String>) -> Vec<Bind> {
+    let (given, name) = if flags.is_empty() {
+        let variable = reader.text_variable(BIND.variable).unwrap_or_default();
+        let given: Vec<_> =
+            variable.split(',').map(str::trim).filter(|bind| !bind.is_empty()).map(str::to_owned).collect();
+        (given, BIND.variable)
+    } else {
+        (flags, BIND.flag)
+    };
+    let mut insides = BTreeSet::new();
+    let mut binds = Vec::new();
+    for text in given {
+        let Some(bind) = reader.keep(name, text.parse::<Bind>()) else { continue };
+        let single = if insides.insert(bind.inside.clone()) {
+            Ok(bind)
+        } else {
+            Err(format!("{:?} has a bind already: keep one", bind.inside))
+        };
+        binds.extend(reader.keep(name, single));
+    }
+    binds
+}
+
+fn read_duration(given: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {
+    let HumanDuration(duration) = given.parse().map_err(|error: InvalidDuration| error.to_string())?;
+    if (least..=most).contains(&duration) {
+        return Ok(duration);
+    }
+    Err(format!("{given:?} is out of range: write {} to {}", HumanDuration(least), HumanDuration(most)))
+}
+
+/// The state directory; that it has no default matters only to commands that use it.
+fn read_state_dir(
+    reader: &mut Reader<'_>,
+    flag: Option<OsString>,
+    needed: bool,
+    surroundings: &Surroundings<'_>,
+) -> PathBuf {
+    let problems = reader.problems.len();
+    if let Some(given) = reader.path(STATE_DIR, flag) {
+        return surroundings.directory.join(given.value);
+    }
+    let home = || absolute_variable(reader, "HOME").map(|home| home.join(".local/state"));
+    let base = absolute_variable(reader, "XDG_STATE_HOME").or_else(home);
+    match base {
+        Some(base) if !surroundings.root => base.join("hsup"),
+        None if !surroundings.root && needed && reader.problems.len() == problems => {
+            let what = "there is no default, since neither XDG_STATE_HOME nor HOME is set: name a directory";
+            reader.problems.push(Problem::usage(STATE_DIR.flag, what));
+            PathBuf::from(SYSTEM_STATE_DIR)
+        }
+        Some(_) | None => PathBuf::from(SYSTEM_STATE_DIR),
+    }
+}
+
+/// A variable that names a directory. A relative path does not count, as the XDG specification has it.
+fn absolute_variable(reader: &Reader<'_>, name: &str) -> Option<PathBuf> {
+    reader.variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! Whole command lines with their environments, and the very words of what is wrong with them.
+
+use std::fs;
+
+use super::*;
+use crate::cli::{DriverKind, ExitCode};
+use crate::log::LogFormat;
+use crate::model::Quantities;
+
+/// A directory to call hsup in, and an environment.
+struct Case {
+    directory: tempfile::TempDir,
+    variables: Vec<(&'static str, String)>,
+    root: bool,
+}
+
+impl Case {
+    /// An app's directory, that is one with a Procfile.
+    fn app() -> Self {
+        let case = Self::empty();
+        fs::write(case.directory.path().join("Procfile"), "web: true\n").unwrap();
+        case
+    }
+
+    /// A directory with nothing in it.
+    fn empty() -> Self {
+        let directory = tempfile::Builder::new().prefix("myapp-").tempdir().unwrap();
+        Self { directory, variables: vec![("HOME", "/home/me".to_owned())], root: false }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.retain(|(known, _)| *known != name);
+        self.variables.push((name, value.to_owned()));
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn parse(&self, line: &[&str]) -> Result<Invocation, CliError> {
+        let variables = |name: &str| {
+            let found = self.variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        let directory = self.directory.path().to_owned();
+        let surroundings = Surroundings { variables: &variables, directory, root: self.root };
+        parse(["hsup"].iter().chain(line).map(OsString::from), &surroundings)
+    }
+
+    fn config(&self, line: &[&str]) -> Config {
+        match self.parse(line) {
+            Ok(Invocation::Command(config)) => *config,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    fn printed(&self, line: &[&str]) -> String {
+        match self.parse(line) {
+            Ok(Invocation::Print(text)) => text,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    /// The lines of the error, and the code.
+    #[track_caller]
+    fn refuses(&self, line: &[&str], code: ExitCode, expected: &[&str]) {
+        let error = self.parse(line).unwrap_err();
+        assert_eq!(error.to_string().lines().collect::<Vec<_>>(), expected, "{line:?}");
+        assert_eq!(error.exit_code(), code, "{line:?}");
+    }
+}
+
+#[test]
+fn everything_has_its_default() {
+    let case = Case::app();
+    let config = case.config(&["start"]);
+    let name = case.directory.path().file_name().unwrap().to_str().unwrap();
+    let expected = Config {
+        app: Some(name.parse().unwrap()),
+        driver: DriverKind::Simple,
+        source: Some(SourceChoice::Procfile { path: case.path("Procfile"), explicit: false }),
+        control_socket: SocketChoice::Default,
+        runtime_dir: None,
+        one_shot: false,
+        start_number: 1,
+        logplex_url: None,
+        binds: vec![],
+        state_dir: "/home/me/.local/state/hsup".into(),
+        poll_interval: Duration::from_secs(10),
+        stop_timeout: Duration::from_secs(30),
+        log: LogConfig::default(),
+        command: CliCommand::Start { quantities: Quantities::OfRelease },
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn variables_say_what_flags_say() {
+    let case = Case::app()
+        .with("HSUP_APP", "shop")
+        .with("HSUP_DYNODRIVER", "abspath")
+        .with("HSUP_CONTROL_SOCKET", "none")
+        .with("HSUP_ONESHOT", "1")
+        .with("HSUP_START_NUMBER", "3")
+        .with("HSUP_LOGPLEX_URL", "https://t:pw@logs.example.com/logs")
+        .with("HSUP_BIND", "/srv/a:/a, /b")
+        .with("HSUP_CONTROL_DIR", "control")
+        .with("HSUP_STATE_DIR", "state")
+        .with("HSUP_POLL_INTERVAL", "1m")
+        .with("HSUP_STOP_TIMEOUT", "0s")
+        .with("HSUP_LOG_FORMAT", "json")
+        .with("HSUP_LOG", "hsup=debug")
+        .with("NO_COLOR", "1")
+        .with("XDG_RUNTIME_DIR", "/run/user/7");
+    let by_variables = case.config(&["build"]);
+    let flags = "-a shop -d abspath -s none --oneshot --start-number 3 --logplex-url \
+                 https://t:pw@logs.example.com/logs --bind /srv/a:/a --bind /b --control-dir control \
+                 --state-dir state --poll-interval 1m --stop-timeout 0s --log-format json --log-level hsup=debug";
+    let mut line: Vec<_> = flags.split_whitespace().collect();
+    line.push("build");
+    let bare =
+        Case { variables: vec![], ..case }.with("NO_COLOR", "1").with("XDG_RUNTIME_DIR", "/run/user/7");
+    assert_eq!(by_variables, bare.config(&line));
+    assert_eq!(by_variables.binds[1].inside, PathBuf::from("/b"));
+    assert_eq!(by_variables.log.format, LogFormat::Json);
+    assert!(!by_variables.log.colour);
+    assert_eq!(by_variables.state_dir, bare.path("state"));
+}
+
+#[test]
+fn a_flag_beats_its_variable_and_an_empty_variable_is_unset() {
+    let case =
+        Case::app().with("HSUP_APP", "shop").with("HSUP_ONESHOT", "true").with("HSUP_STOP_TIMEOUT", "");
+    let config = case.config(&["build", "-a", "forum", "--oneshot=false"]);
+    assert_eq!(config.app.unwrap().as_str(), "forum");
+    assert_eq!((config.one_shot, config.stop_timeout), (false, Duration::from_secs(30)));
+    let case = case.with("HSUP_BIND", "/a");
+    assert_eq!(case.config(&["--bind", "/b", "build"]).binds.len(), 1);
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once() {
+    let case =
+        Case::empty().with("HSUP_STOP_TIMEOUT", "2h").with("HSUP_ONESHOT", "maybe").with("HSUP_LOG", "loud");
+    let line = "-a my/app -d docker -s / --start-number 0 --logplex-url hunter2 --bind rel:/x --bind /y:z \
+                --poll-interval 10 --log-format xml start web=1 web=many run=1";
+    let line: Vec<_> = line.split_whitespace().collect();
+    case.refuses(
+        &line,
+        ExitCode::Usage,
+        &[
+            "--app: app name \"my/app\" is not valid: only letters, digits and -, _ are allowed (in stack and \
+             app names also .)",
+            "--dynodriver: the docker driver is not in this build: use simple or abspath",
+            "HSUP_ONESHOT: \"maybe\" is neither yes nor no: write true or false",
+            "--start-number: \"0\" is not the number of a dyno: write a whole number from 1 to 1000000",
+            "--logplex-url: the value (not shown, since it may hold a password) is not an HTTP URL: write \
+             https://USER:PASSWORD@HOST/PATH",
+            "--bind: bind \"rel:/x\" is not valid: write HOST:INSIDE with two absolute paths, for instance \
+             /srv/data:/app/data",
+            "--bind: bind \"/y:z\" is not valid: write HOST:INSIDE with two absolute paths, for instance \
+             /srv/data:/app/data",
+            &format!(
+                "no source of releases: there is no Procfile in {}: run hsup in the directory of an app, or \
+                 name a source with --procfile PATH or --control-dir DIR",
+                case.directory.path().display()
+            ),
+            "--poll-interval: \"10\" has no unit: give a unit, for instance 10s (the units are ms, s, m and h)",
+            "HSUP_STOP_TIMEOUT: \"2h\" is out of range: write 0s to 1h",
+            "--log-format: \"xml\" is not a log format: write text or json",
+            "HSUP_LOG: \"loud\" is not a log filter: write a level (off, error, warn, info, debug or trace), \
+             or TARGET=LEVEL separated by commas, for instance info,hsup=debug",
+            "start: argument \"web=many\": \"web=many\" is not a quantity: write TYPE=N with N from 0 to \
+             10000, for instance web=2",
+            "start: argument \"run=1\": \"run\" is kept for one-off dynos: use hsup run CMD",
+        ],
+    );
+}
+
+#[test]
+fn a_line_that_cannot_be_taken_apart_is_a_usage_error() {
+    let case = Case::app();
+    for line in [&["--frob"][..], &["frob"], &["-a"], &["-a", "x"], &[], &["check"], &["ps", "web"]] {
+        let error = case.parse(line).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Usage, "{line:?}");
+        assert!(matches!(error, CliError::Grammar(_)), "{line:?}");
+    }
+}
+
+#[test]
+fn quantities_are_read() {
+    let CliCommand::Start { quantities: Quantities::Explicit(map) } =
+        Case::app().config(&["start", "web=2", "clock", "-a", "x"]).command
+    else {
+        panic!("not explicit")
+    };
+    let read: Vec<_> = map.iter().map(|(process_type, n)| format!("{process_type}={n}")).collect();
+    assert_eq!(read, ["clock=1", "web=2"]);
+}
+
+#[test]
+fn run_takes_its_command_whole() {
+    let case = Case::app();
+    let config = case.config(&["run", "-a", "shop", "--", "rake", "-T", "--oneshot"]);
+    let CliCommand::Run { command } = config.command else { panic!("not run") };
+    assert_eq!(command.args(), ["rake", "-T", "--oneshot"]);
+    assert!(!config.one_shot);
+    case.refuses(
+        &["run", " "],
+        ExitCode::Usage,
+        &["run: the command is empty: give what the dyno is to run"],
+    );
+}
+
+#[test]
+fn stop_must_be_told_what_to_stop() {
+    let case = Case::empty();
+    let targets = |line: &[&str]| {
+        let CliCommand::Stop { targets, .. } = case.config(line).command else { panic!("not stop") };
+        targets
+    };
+    assert_eq!(targets(&["stop", "--all", "--json"]), StopTargets::All);
+    let named = StopTargets::Named(vec!["web".parse().unwrap(), "worker.2".parse().unwrap()]);
+    assert_eq!(targets(&["stop", "web", "worker.2"]), named);
+    let what = "stop: name what to stop, dynos (web.1) or process types (web), or give --all for every dyno";
+    case.refuses(&["stop"], ExitCode::Usage, &[what]);
+    let both = "stop: --all stops every dyno: give --all or names, not both";
+    case.refuses(&["stop", "--all", "web"], ExitCode::Usage, &[both]);
+    case.refuses(
+        &["stop", "web", "web.x"],
+        ExitCode::Usage,
+        &["stop: dyno name \"web.x\" is not valid: it must be a process type, a dot and a number"],
+    );
+}
+
+#[test]
+fn clients_need_neither_a_source_nor_a_home() {
+    let case = Case { variables: vec![], ..Case::empty() };
+    for line in [&["ps"][..], &["stop", "web"], &["check", "new"]] {
+        let config = case.config(line);
+        assert_eq!((config.source, config.app), (None, None), "{line:?}");
+    }
+    let file = CliCommand::Check { file: "new".into() };
+    assert_eq!(case.config(&["check", "new"]).command, file);
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    let case = Case::empty().with("HSUP_START_NUMBER", "bad");
+    let version = concat!("hsup ", env!("CARGO_PKG_VERSION"));
+    for line in [&["version"][..], &["-V"], &["--version"]] {
+        assert_eq!(case.printed(line), version);
+    }
+    for line in [&["help"][..], &["--help"], &["-h"], &["help", "run"], &["run", "--help"]] {
+        let help = case.printed(line);
+        assert!(help.contains("Usage: hsup") && help.contains("[env: HSUP_STOP_TIMEOUT]"), "{help}");
+    }
+}
+
+#[test]
+fn sources_have_their_order() {
+    let case = Case::app().with("HSUP_CONTROL_GOB", "c2VjcmV0").with("HSUP_CONTROL_GOB_FILE", "gob");
+    let case = case.with("HSUP_CONTROL_DIR", "control").with("HSUP_PROCFILE", "other/Procfile");
+    let source = |case: &Case| case.config(&["start"]).source.unwrap();
+
+    let text = "c2VjcmV0".to_owned();
+    assert_eq!(source(&case), SourceChoice::Payload { text: text.clone().into() });
+    assert!(!format!("{:?}", source(&case)).contains(&text));
+    let case = case.with("HSUP_CONTROL_GOB", "");
+    assert_eq!(source(&case), SourceChoice::PayloadFile { path: case.path("gob") });
+    let case = case.with("HSUP_CONTROL_GOB_FILE", "");
+    assert_eq!(source(&case), SourceChoice::ControlDir { dir: case.path("control") });
+    assert_eq!(case.config(&["start"]).app, None);
+    let flagged = case.config(&["--procfile", "mine", "start"]).source;
+    assert_eq!(flagged, Some(SourceChoice::Procfile { path: case.path("mine"), explicit: true }));
+    let case = case.with("HSUP_CONTROL_DIR", "");
+    assert_eq!(source(&case), SourceChoice::Procfile { path: case.path("other/Procfile"), explicit: true });
+    assert_eq!(case.config(&["start"]).app.unwrap().as_str(), "other");
+    let case = case.with("HSUP_PROCFILE", "");
+    assert_eq!(source(&case), SourceChoice::Procfile { path: case.path("Procfile"), explicit: false });
+}
+
+#[test]
+fn two_flags_that_choose_a_source_are_one_too_many() {
+    let what = "--control-dir and --procfile: both choose the source of releases: give only one of them";
+    let line = ["--control-dir", "c", "start", "--procfile", "p"];
+    Case::app().refuses(&line, ExitCode::Usage, &[what]);
+}
+
+#[test]
+fn a_folder_whose_name_is_no_app_name_holds_the_app_app() {
+    let case = Case::empty();
+    let config = case.config(&["--procfile", "my app/Procfile", "start"]);
+    assert_eq!(config.app.unwrap().as_str(), "app");
+}
+
+#[test]
+fn the_heroku_api_is_not_in_this_build() {
+    let api = "releases from the Heroku API are not in this build: use --control-dir or a Procfile (or unset \
+               HEROKU_ACCESS_TOKEN)";
+    let case = Case::empty().with("HEROKU_ACCESS_TOKEN", "t0ken");
+    case.refuses(&["start"], ExitCode::NoSource, &[api]);
+    assert!(case.config(&["start", "--control-dir", "c", "-a", "x"]).source.is_some());
+    let case = Case::app().with("HEROKU_ACCESS_TOKEN", "t0ken");
+    assert!(case.config(&["start"]).source.is_some());
+    case.refuses(&["start", "-a", "shop"], ExitCode::NoSource, &[api]);
+}
+
+#[test]
+fn state_lies_where_the_user_may_write() {
+    let case = Case::app();
+    assert_eq!(case.config(&["build"]).state_dir, PathBuf::from("/home/me/.local/state/hsup"));
+    let case = case.with("XDG_STATE_HOME", "/state");
+    assert_eq!(case.config(&["build"]).state_dir, PathBuf::from("/state/hsup"));
+    let case = case.with("XDG_STATE_HOME", "relative");
+    assert_eq!(case.config(&["build"]).state_dir, PathBuf::from("/home/me/.local/state/hsup"));
+    let case = case.with("HOME", "");
+    case.refuses(
+        &["build"],
+        ExitCode::Usage,
+        &["--state-dir: there is no default, since neither XDG_STATE_HOME nor HOME is set: name a directory"],
+    );
+    let case = Case { root: true, ..case };
+    assert_eq!(case.config(&["build"]).state_dir, PathBuf::from("/var/lib/hsup"));
+}
+
+#[test]
+fn sockets_are_paths_that_fit() {
+    let case = Case::app();
+    assert_eq!(case.config(&["-s", "none", "ps"]).control_socket, SocketChoice::None);
+    let path = SocketChoice::Path("./none".into());
+    assert_eq!(case.config(&["-s", "./none", "ps"]).control_socket, path);
+    let long = format!("/{}", "x".repeat(MAX_SOCKET_PATH));
+    case.refuses(
+        &["-s", &long, "ps"],
+        ExitCode::Usage,
+        &["--control-socket: the path has 108 bytes, a unix socket at most 107: use a shorter one"],
+    );
+}
+
+#[test]
+fn binds_do_not_hide_one_another() {
+    let what = "--bind: \"/x\" has a bind already: keep one";
+    Case::app().refuses(&["--bind", "/a:/x", "--bind", "/b:/x", "build"], ExitCode::Usage, &[what]);
+}
+
+#[test]
+fn the_password_of_the_log_url_is_shown_nowhere() {
+    let config = Case::app().config(&["--logplex-url", "https://t:hunter2@h/logs", "build"]);
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(config.logplex_url.unwrap().expose(), "https://t:hunter2@h/logs");
+    for bad in ["hunter2", "ftp://t:hunter2@h/", "https://t:hunter2@", "https://"] {
+        let error = Case::app().parse(&["--logplex-url", bad, "build"]).unwrap_err().to_string();
+        assert!(!error.contains("hunter2") && error.starts_with("--logplex-url: "), "{error}");
+    }
+}

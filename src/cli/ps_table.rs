@@ -1,0 +1,138 @@
+//! The table of `hsup ps`: a pure function of the status and the time.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use crate::control::wire::{DynoEntry, Ended, LastExit, StatusResponse, Timestamp};
+
+const HEADINGS: [&str; 9] =
+    ["DYNO", "STATE", "UP", "RELEASE", "PID", "ADDRESS", "RESTARTS", "LAST EXIT", "NEXT RETRY"];
+
+/// What stands where there is nothing to say, so that columns can be cut apart.
+const NOTHING: &str = "-";
+
+/// The dynos as a table for people; each line ends with a newline.
+pub fn table(status: &StatusResponse, now: SystemTime) -> String {
+    if status.dynos.is_empty() {
+        return "no dynos\n".to_owned();
+    }
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(status.dynos.iter().map(|dyno| row(dyno, now)));
+    let widths: [usize; HEADINGS.len()] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    });
+    rows.iter().map(|row| line(row, &widths)).collect()
+}
+
+fn line(row: &[String], widths: &[usize]) -> String {
+    let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    let mut line = cells.collect::<Vec<_>>().join("  ");
+    line.truncate(line.trim_end().len());
+    line.push('\n');
+    line
+}
+
+fn row(dyno: &DynoEntry, now: SystemTime) -> [String; HEADINGS.len()] {
+    let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
+    [
+        dyno.name.to_string(),
+        dyno.state.clone(),
+        or_nothing(dyno.started_at.map(|at| human(since(at, now)))),
+        dyno.release.to_string(),
+        or_nothing(dyno.pid.map(|pid| pid.to_string())),
+        SocketAddr::new(dyno.ip_address, dyno.port).to_string(),
+        dyno.restarts.to_string(),
+        or_nothing(dyno.last_exit.as_ref().map(|last| last_exit(last, now))),
+        or_nothing(
+            dyno.next_retry_at
+                .map(|Timestamp(at)| format!("in {}", human(at.duration_since(now).unwrap_or_default()))),
+        ),
+    ]
+}
+
+/// A clock that was set back gives no time at all rather than a negative one.
+fn since(Timestamp(at): Timestamp, now: SystemTime) -> Duration {
+    now.duration_since(at).unwrap_or_default()
+}
+
+fn last_exit(last: &LastExit, now: SystemTime) -> String {
+    let how = match &last.how {
+        Ended::Exited { code } => format!("exit {code}"),
+        Ended::Signal { name, .. } => name.clone(),
+        Ended::NotStarted { code, .. } => format!("no start ({code})"),
+    };
+    format!("{how}, {} ago", human(since(last.at, now)))
+}
+
+/// The two largest units: `45s`, `3m 12s`, `2h 5m`, `4d 3h`.
+fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(text: &str) -> SystemTime {
+        humantime::parse_rfc3339(text).unwrap()
+    }
+
+    #[test]
+    fn durations_have_at_most_two_units() {
+        let human = |seconds| human(Duration::from_secs(seconds));
+        assert_eq!(human(0), "0s");
+        assert_eq!(human(59), "59s");
+        assert_eq!(human(60), "1m 0s");
+        assert_eq!(human(192), "3m 12s");
+        assert_eq!(human(3599), "59m 59s");
+        assert_eq!(human(7500), "2h 5m");
+        assert_eq!(human(86_399), "23h 59m");
+        assert_eq!(human(90 * 86_400 + 3 * 3600), "90d 3h");
+    }
+
+    #[test]
+    fn no_dynos_are_said_to_be_none() {
+        let status = serde_json::from_value(json!({"Processes": {}})).unwrap();
+        assert_eq!(table(&status, at("2026-01-01T00:00:00Z")), "no dynos\n");
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_has_no_trailing_blanks() {
+        let dyno = |name: &str, state: &str, more: serde_json::Value| {
+            let mut dyno = json!({
+                "Name": name, "Type": "web", "State": state, "Health": null, "Pid": null,
+                "IPAddress": "127.0.0.1", "Port": 5000, "Release": "v3", "StartedAt": null, "Restarts": 0,
+                "LastExit": null, "NextRetryAt": null, "MemoryBytes": null, "CpuSeconds": null,
+            });
+            dyno.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            dyno
+        };
+        let status = serde_json::from_value(json!({"Processes": {}, "Dynos": [
+            dyno("web.1", "up", json!({"Pid": 4211, "StartedAt": "2026-01-01T00:00:00.000Z"})),
+            dyno("web.2", "crashed", json!({
+                "Restarts": 12, "NextRetryAt": "2026-01-01T00:03:20.000Z",
+                "LastExit": {"Signal": 9, "Name": "SIGKILL", "At": "2026-01-01T00:03:10.000Z"},
+            })),
+            dyno("web.3", "up", json!({
+                "IPAddress": "::1", "StartedAt": "2026-02-01T00:00:00.000Z",
+                "LastExit": {"Error": "bash: not found", "Code": 127, "At": "2025-12-31T00:00:00.000Z"},
+            })),
+        ]}));
+        let expected = "\
+DYNO   STATE    UP      RELEASE  PID   ADDRESS         RESTARTS  LAST EXIT                  NEXT RETRY
+web.1  up       3m 12s  v3       4211  127.0.0.1:5000  0         -                          -
+web.2  crashed  -       v3       -     127.0.0.1:5000  12        SIGKILL, 2s ago            in 8s
+web.3  up       0s      v3       -     [::1]:5000      0         no start (127), 1d 0h ago  -
+";
+        assert_eq!(table(&status.unwrap(), at("2026-01-01T00:03:12Z")), expected);
+    }
+}

@@ -1,0 +1,116 @@
+//! Which source of releases is chosen, by flags, variables and what lies in the current directory. It opens no
+//! source: whether a chosen one can be read, the source itself will say.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::Secret;
+use super::settings::{Given, Problem, Reader, Setting};
+use super::socket::UNNAMED_APP;
+use crate::model::AppName;
+
+const PAYLOAD: &str = "HSUP_CONTROL_GOB";
+const PAYLOAD_FILE: &str = "HSUP_CONTROL_GOB_FILE";
+const TOKEN: &str = "HEROKU_ACCESS_TOKEN";
+const CONTROL_DIR: Setting = Setting { flag: "--control-dir", variable: "HSUP_CONTROL_DIR" };
+const PROCFILE: Setting = Setting { flag: "--procfile", variable: "HSUP_PROCFILE" };
+
+/// Where releases come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceChoice {
+    /// A serialised `Startup`.
+    Payload {
+        /// The text of it, which holds the whole environment of a release.
+        text: Secret,
+    },
+    /// A file that holds such a text.
+    PayloadFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A control directory.
+    ControlDir {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A Procfile.
+    Procfile {
+        /// The file.
+        path: PathBuf,
+        /// Whether it was named, and not just found in the current directory.
+        explicit: bool,
+    },
+}
+
+impl SourceChoice {
+    /// The name of the app where the command line gives none, as far as it is known before there is a
+    /// release: for a Procfile the name of its directory if that can be one, else `app`.
+    pub(super) fn app(&self) -> Option<AppName> {
+        match self {
+            Self::Procfile { path, .. } => {
+                let name = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+                let name = name.and_then(|name| name.parse().ok());
+                Some(name.unwrap_or_else(|| UNNAMED_APP.parse().expect("`app` is an app name")))
+            }
+            Self::Payload { .. } | Self::PayloadFile { .. } | Self::ControlDir { .. } => None,
+        }
+    }
+}
+
+/// The flags that choose a source.
+pub(super) struct SourceFlags {
+    pub control_dir: Option<OsString>,
+    pub procfile: Option<OsString>,
+    /// Whether the app was named, by flag or variable.
+    pub app_named: bool,
+}
+
+/// Chooses the source: a payload, the Heroku API, a control directory, a Procfile, in this order; but of a
+/// control directory and a Procfile the one that a flag names beats the one that a variable names.
+pub(super) fn choose(reader: &mut Reader<'_>, flags: SourceFlags, directory: &Path) -> Option<SourceChoice> {
+    if flags.control_dir.is_some() && flags.procfile.is_some() {
+        let what = "both choose the source of releases: give only one of them";
+        reader.problems.push(Problem::usage("--control-dir and --procfile", what));
+        return None;
+    }
+    let flagged = flags.procfile.is_some();
+    let problems = reader.problems.len();
+    let payload = reader.text_variable(PAYLOAD);
+    let payload_file = reader.variable(PAYLOAD_FILE);
+    let control_dir = reader.path(CONTROL_DIR, flags.control_dir);
+    let procfile = reader.path(PROCFILE, flags.procfile);
+    if reader.problems.len() > problems {
+        return None;
+    }
+    let absolute = |given: Given<PathBuf>| directory.join(given.value);
+    let named = procfile.map(|given| SourceChoice::Procfile { path: absolute(given), explicit: true });
+    match (payload, payload_file, control_dir) {
+        (Some(text), ..) => Some(SourceChoice::Payload { text: text.into() }),
+        (None, Some(path), _) => Some(SourceChoice::PayloadFile { path: directory.join(path) }),
+        (None, None, Some(dir)) if !flagged => Some(SourceChoice::ControlDir { dir: absolute(dir) }),
+        (None, None, _) => named.or_else(|| fall_back(reader, flags.app_named, directory)),
+    }
+}
+
+/// What is left where nothing but the Heroku API was chosen: the Procfile of the current directory.
+fn fall_back(reader: &mut Reader<'_>, app_named: bool, directory: &Path) -> Option<SourceChoice> {
+    let path = directory.join("Procfile");
+    let (token, found) = (reader.variable(TOKEN).is_some(), path.is_file());
+    // A token and an app choose the API: another app's Procfile that lies about must not run in its stead.
+    if token && (app_named || !found) {
+        reader.problems.push(Problem::source(
+            "releases from the Heroku API are not in this build: use --control-dir or a Procfile (or unset \
+             HEROKU_ACCESS_TOKEN)",
+        ));
+        return None;
+    }
+    if !found {
+        let place = directory.display();
+        reader.problems.push(Problem::source(format_args!(
+            "no source of releases: there is no Procfile in {place}: run hsup in the directory of an app, or \
+             name a source with --procfile PATH or --control-dir DIR"
+        )));
+        return None;
+    }
+    Some(SourceChoice::Procfile { path, explicit: false })
+}

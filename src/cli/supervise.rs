@@ -1,0 +1,289 @@
+//! `hsup start`, `run` and `build`: everything is built, run, drained and taken down in one place.
+
+use std::future::pending;
+use std::io;
+use std::path::PathBuf;
+use std::process;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hsup_drivers::guardian::Guardian;
+use hsup_drivers::{AbsPath, DynoDriver, Simple, Stdio, ledger};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::fatal::Fatal;
+use super::inherited::inherited_vars;
+use super::terminal::Terminal;
+use super::{CliCommand, Config, DriverKind, ExitCode, SocketChoice, SourceChoice, default_socket};
+use crate::control::{self, ControlSocket};
+use crate::diagnostics::Ring;
+use crate::dyno::Policy;
+use crate::formation::{FormationHandle, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
+use crate::logs::Console;
+use crate::model::{Action, AppName, Startup};
+use crate::slug::{Limits, Slugs};
+use crate::sources::control_dir::ControlDir;
+use crate::sources::payload::{self, PayloadSource};
+use crate::sources::procfile::Procfile;
+use crate::sources::ReleaseSource;
+
+/// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Where the `abspath` driver has the app.
+const APP_DIR: &str = "/app";
+
+/// Supervises dynos until they, or a signal, end it; gives the exit code of the process.
+pub fn supervise(config: Config) -> process::ExitCode {
+    // Before everything else: the guardian forks, which a process with threads cannot.
+    let guardian = Guardian::enter();
+    let ring = crate::log::init(&config.log);
+    let ended = guardian
+        .map_err(Fatal::system("divide into guardian and supervisor"))
+        .and_then(|guardian| run(&config, Arc::new(guardian), ring));
+    match ended {
+        Ok(code) => process::ExitCode::from(code),
+        Err(fatal) => fatal.report(),
+    }
+}
+
+fn run(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, Fatal> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .map_err(Fatal::system("start the runtime"))?;
+    let result = runtime.block_on(supervise_all(config, guardian, ring));
+    // A read of the keyboard or a look-up of a host name may still be going on, and nobody waits for it.
+    runtime.shutdown_background();
+    result
+}
+
+/// Build, run, drain.
+async fn supervise_all(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, Fatal> {
+    let source = Source::open(config)?;
+    let (_entry, killed) = ledger::enter(&config.state_dir, &guardian).map_err(Fatal::state_dir)?;
+    if killed > 0 {
+        tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
+    }
+    let socket = bind_socket(config).await?;
+    let mut signals = Signals::listen(ring).map_err(Fatal::system("receive signals"))?;
+
+    let terminal = match &source.action {
+        Action::Run(_) => Terminal::open().map_err(Fatal::system("open a terminal for the dyno"))?,
+        Action::Start(_) | Action::Build => None,
+    };
+    let (console, written) = Console::stdout().map_err(Fatal::system("start the console's thread"))?;
+    let preparer = Preparer::new(driver(config, &guardian), slugs(config));
+    let settings = source.settings(config, terminal.as_ref());
+    let supervisor = Supervisor::new(settings, preparer, console);
+
+    let (releases, newest) = watch::channel(None);
+    let (shutdown, shutdowns) = watch::channel(Shutdown::No);
+    let reread = Arc::new(Notify::new());
+    let mut tasks = JoinSet::new();
+    let (formation, supervising) = supervisor.start(newest, shutdowns);
+    tasks.spawn(source.releases.follow(releases, Arc::clone(&reread)));
+    let (close_socket, served) = serve(&mut tasks, socket, formation);
+
+    let outcome = tokio::select! {
+        outcome = supervising => outcome,
+        never = signals.obey(&shutdown, &reread) => match never {},
+        never = follow_guardian(&guardian, &shutdown) => match never {},
+        () = follow_window(terminal.as_ref()) => Outcome::Stopped,
+    };
+
+    drop(close_socket);
+    let _closed = timeout(DRAIN, served).await;
+    tasks.shutdown().await;
+    if timeout(DRAIN, written.wait()).await.is_err() {
+        tracing::warn!("standard output is stuck; the last lines of the dynos are lost");
+    }
+    if let Some(terminal) = terminal {
+        terminal.close();
+    }
+    Ok(match outcome {
+        Outcome::Stopped => ExitCode::Ok.number(),
+        Outcome::Finished(status) => status,
+        Outcome::NotPrepared => ExitCode::ReleaseInvalid.number(),
+    })
+}
+
+/// A source that has been opened, and what is to be done with its releases.
+struct Source {
+    releases: Box<dyn ReleaseSource>,
+    action: Action,
+    one_shot: bool,
+    start_number: u32,
+    skip_build: bool,
+}
+
+impl Source {
+    fn open(config: &Config) -> Result<Self, Fatal> {
+        let app = config.app.clone().unwrap_or_else(AppName::unnamed);
+        let releases: Box<dyn ReleaseSource> = match &config.source {
+            None => return Err(Fatal::no_source()),
+            Some(SourceChoice::Payload { text }) => {
+                return payload::decode(text.expose()).map(Self::of_startup).map_err(Fatal::source);
+            }
+            Some(SourceChoice::PayloadFile { path }) => {
+                return payload::read_file(path).map(Self::of_startup).map_err(Fatal::source);
+            }
+            Some(SourceChoice::ControlDir { dir }) => {
+                Box::new(ControlDir::open(dir.clone(), app, config.poll_interval).map_err(Fatal::source)?)
+            }
+            Some(SourceChoice::Procfile { path, explicit: _ }) => {
+                Box::new(Procfile::open(path.clone(), app, inherited_vars()).map_err(Fatal::source)?)
+            }
+        };
+        let action = match &config.command {
+            CliCommand::Start { quantities } => Action::Start(quantities.clone()),
+            CliCommand::Run { command } => Action::Run(command.clone()),
+            CliCommand::Build | CliCommand::Ps { .. } | CliCommand::Stop { .. } | CliCommand::Check { .. } => {
+                Action::Build
+            }
+        };
+        let (one_shot, start_number) = (config.one_shot, config.start_number);
+        Ok(Self { releases, action, one_shot, start_number, skip_build: false })
+    }
+
+    /// A payload says everything by itself.
+    fn of_startup(startup: Startup) -> Self {
+        let Startup { release, action, one_shot, start_number, skip_build, binds: _ } = startup;
+        Self { releases: Box::new(PayloadSource::new(release)), action, one_shot, start_number, skip_build }
+    }
+
+    fn settings(&self, config: &Config, terminal: Option<&Terminal>) -> Settings {
+        let work = match &self.action {
+            Action::Start(quantities) => Work::Formation { quantities: quantities.clone() },
+            Action::Run(command) => Work::OneOff {
+                command: command.clone(),
+                stdio: terminal.map_or(Stdio::Inherit, |terminal| Stdio::Terminal(terminal.path())),
+            },
+            Action::Build => Work::Build,
+        };
+        let policy = Policy { one_shot: self.one_shot, stop_timeout: config.stop_timeout };
+        Settings { work, start_number: self.start_number, policy, skip_build: self.skip_build }
+    }
+}
+
+fn driver(config: &Config, guardian: &Arc<Guardian>) -> Arc<dyn DynoDriver> {
+    let guardian = Arc::clone(guardian);
+    match config.driver {
+        DriverKind::Simple => Arc::new(Simple::new(guardian)),
+        DriverKind::Abspath => Arc::new(AbsPath::new(guardian, PathBuf::from(APP_DIR))),
+    }
+}
+
+fn slugs(config: &Config) -> Slugs {
+    Slugs::new(config.state_dir.join("slugs"), Limits::default())
+}
+
+/// Takes the control socket. A one-off dyno or a build has one only if it is asked for by name, so that neither
+/// is in the way of the hsup that runs the formation.
+async fn bind_socket(config: &Config) -> Result<Option<ControlSocket>, Fatal> {
+    let path = match (&config.control_socket, &config.command) {
+        (SocketChoice::Path(path), _) => path.clone(),
+        (SocketChoice::Default, CliCommand::Start { .. }) => {
+            default_socket(config.app.as_ref(), config.runtime_dir.as_deref())
+        }
+        (SocketChoice::Default | SocketChoice::None, _) => return Ok(None),
+    };
+    let socket = control::bind(&path).await.map_err(Fatal::socket)?;
+    tracing::info!("control socket: {}", path.display());
+    Ok(Some(socket))
+}
+
+/// Serves the control API until the first value is dropped; the second one then tells that it is closed.
+fn serve(
+    tasks: &mut JoinSet<()>,
+    socket: Option<ControlSocket>,
+    formation: FormationHandle,
+) -> (oneshot::Sender<()>, impl Future<Output = ()> + use<>) {
+    let (close, closing) = oneshot::channel::<()>();
+    let (closed, served) = oneshot::channel::<()>();
+    tasks.spawn(async move {
+        if let Some(socket) = socket {
+            let closing = async {
+                let _dropped = closing.await;
+            };
+            control::serve(socket, formation, closing).await;
+        }
+        drop(closed);
+    });
+    let served = async {
+        let _dropped = served.await;
+    };
+    (close, served)
+}
+
+/// What hsup does on signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    dump: Signal,
+    ring: Arc<Ring>,
+}
+
+/// The type of what never happens.
+enum Never {}
+
+impl Signals {
+    fn listen(ring: Arc<Ring>) -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            dump: signal(SignalKind::user_defined1())?,
+            ring,
+        })
+    }
+
+    async fn obey(&mut self, shutdown: &watch::Sender<Shutdown>, reread: &Notify) -> Never {
+        loop {
+            tokio::select! {
+                Some(()) = self.terminate.recv() => escalate(shutdown),
+                Some(()) = self.interrupt.recv() => escalate(shutdown),
+                Some(()) = self.hang_up.recv() => reread.notify_one(),
+                Some(()) = self.dump.recv() => {
+                    if let Err(error) = self.ring.dump(io::stderr()) {
+                        tracing::warn!(%error, "cannot write the diagnostic ring");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first signal ends everything in good order, the second one at once.
+fn escalate(shutdown: &watch::Sender<Shutdown>) {
+    shutdown.send_modify(|now| {
+        *now = match *now {
+            Shutdown::No => Shutdown::Graceful,
+            Shutdown::Graceful | Shutdown::Now => Shutdown::Now,
+        };
+    });
+}
+
+/// Without its guardian hsup can no longer promise that dynos die with it: they die now.
+async fn follow_guardian(guardian: &Guardian, shutdown: &watch::Sender<Shutdown>) -> Never {
+    match guardian.died().await {
+        Ok(()) => tracing::error!("the guardian process was killed; killing every dyno"),
+        Err(error) => tracing::error!(%error, "cannot watch the guardian process; killing every dyno"),
+    }
+    shutdown.send_replace(Shutdown::Now);
+    pending().await
+}
+
+/// Keeps the size of a dyno's terminal that of hsup's own.
+async fn follow_window(terminal: Option<&Terminal>) {
+    if let Some(Err(error)) = async { Some(terminal?.follow_window_size().await) }.await {
+        tracing::warn!(%error, "cannot hand on the size of the terminal");
+    }
+    pending().await
+}

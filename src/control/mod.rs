@@ -1,0 +1,17 @@
+//! The control API: HTTP/1.1 and JSON on a unix socket, for operators and for other programs of the host.
+//!
+//! It reaches the dynos through [`FormationHandle`](crate::formation::FormationHandle) only and owns none of
+//! their state. [`bind`] takes the socket, [`serve`] answers on it, [`Client`] is the other end.
+
+mod client;
+mod routes;
+mod server;
+mod socket;
+mod stall;
+#[cfg(test)]
+mod tests;
+pub mod wire;
+
+pub use client::{Client, ClientError};
+pub use server::serve;
+pub use socket::{ControlSocket, SocketError, bind};

@@ -1,0 +1,167 @@
+//! The server: accepts connections on the control socket and gives each a task of its own, so that what one
+//! client does, or a panic in its answer, reaches nobody else. What is answered stands in `routes`.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::routes::{self, Answer};
+use super::socket::ControlSocket;
+use super::stall::StallGuard;
+use crate::formation::FormationHandle;
+
+/// How many clients are served at a time; more wait to be accepted. Each may hold about 100 KiB.
+const MAX_CONNECTIONS: usize = 64;
+
+/// How long a client may be silent before its request, or take to send the head of it.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client may take nothing of its answer.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The most that is kept of a request's head. Ours have a few hundred bytes.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// How long answers that are in flight may take once hsup shuts down. By then the dynos are gone, so what is
+/// left is to write.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The waits after an accept that failed, for instance for want of file descriptors.
+const FIRST_BACKOFF: Duration = Duration::from_millis(10);
+/// See [`FIRST_BACKOFF`]; a second is short enough for an operator who waits.
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Answers on the socket until `shutdown` is ready. Then the socket file goes, no more connections are
+/// accepted, idle ones are closed, answers in flight have [`DRAIN_PATIENCE`] to finish, and it returns. When
+/// the returned future is dropped, all connections are cut.
+pub async fn serve(socket: ControlSocket, formation: FormationHandle, shutdown: impl Future<Output = ()>) {
+    let handler = move |request| {
+        let formation = formation.clone();
+        async move { routes::answer(request, &formation).await }
+    };
+    serve_with(socket, handler, shutdown).await;
+}
+
+/// [`serve`] with any handler.
+pub(super) async fn serve_with<H, F>(socket: ControlSocket, handler: H, shutdown: impl Future<Output = ()>)
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    // Nothing is ever sent: that it is dropped tells the connections to finish.
+    let (open, closing) = watch::channel(());
+    let mut backoff = None;
+    tokio::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(ended) = connections.join_next() => note_panic(ended),
+            accepted = accept(socket.listener(), backoff), if connections.len() < MAX_CONNECTIONS => {
+                match accepted {
+                    Ok(stream) => {
+                        backoff = None;
+                        connections.spawn(connection(stream, handler.clone(), closing.clone()));
+                    }
+                    Err(error) => backoff = Some(after_failure(backoff, &error)),
+                }
+            }
+        }
+    }
+    drop(socket);
+    drop(open);
+    drain(connections).await;
+}
+
+async fn accept(listener: &UnixListener, backoff: Option<Duration>) -> io::Result<UnixStream> {
+    if let Some(backoff) = backoff {
+        sleep(backoff).await;
+    }
+    listener.accept().await.map(|(stream, _)| stream)
+}
+
+/// The next wait; the fault is told once for a row of failures.
+fn after_failure(backoff: Option<Duration>, error: &io::Error) -> Duration {
+    match backoff {
+        None => {
+            tracing::warn!(%error, "the control socket cannot accept a connection; trying again");
+            FIRST_BACKOFF
+        }
+        Some(backoff) => (backoff * 2).min(MAX_BACKOFF),
+    }
+}
+
+async fn connection<H, F>(stream: UnixStream, handler: H, mut closing: watch::Receiver<()>)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_PATIENCE)
+        .max_buf_size(MAX_HEAD_BYTES)
+        // A client such as `nc -N` closes its side once it has asked, and still wants the answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(StallGuard::new(stream, ANSWER_PATIENCE)), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = closing.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a control connection ended early");
+    }
+}
+
+fn note_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "an answer of the control API panicked");
+    }
+}
+
+async fn drain(mut connections: JoinSet<()>) {
+    let finish = async {
+        while let Some(ended) = connections.join_next().await {
+            note_panic(ended);
+        }
+    };
+    if timeout(DRAIN_PATIENCE, finish).await.is_err() {
+        tracing::warn!(open = connections.len(), "control connections are cut: they did not finish in time");
+        connections.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_back_off_up_to_a_cap() {
+        let error = io::Error::from_raw_os_error(24);
+        let mut backoff = None;
+        let waits = [(); 9].map(|()| {
+            backoff = Some(after_failure(backoff, &error));
+            backoff.unwrap().as_millis()
+        });
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+}

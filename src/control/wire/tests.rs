@@ -1,0 +1,181 @@
+//! Golden JSON: what users' scripts parse.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn at(text: &str) -> SystemTime {
+    humantime::parse_rfc3339(text).unwrap()
+}
+
+fn dyno(name: &str, state: DynoState) -> DynoStatus {
+    DynoStatus {
+        name: name.parse().unwrap(),
+        state,
+        release: ReleaseVersion(3),
+        pid: None,
+        address: "127.0.0.1".parse().unwrap(),
+        port: 5000,
+        started_at: None,
+        restarts: 0,
+        last_exit: None,
+        next_retry_at: None,
+    }
+}
+
+fn shown(dynos: Vec<DynoStatus>) -> StatusResponse {
+    StatusResponse::new(&FormationStatus { app: None, release: None, dynos }, |_| None)
+}
+
+#[test]
+fn status_is_what_users_know_and_more() {
+    let up = DynoStatus {
+        pid: Some(4211),
+        started_at: Some(at("2026-01-02T03:04:05.678912Z")),
+        ..dyno("web.1", DynoState::Up)
+    };
+    let crashed = DynoStatus {
+        address: "172.16.0.30".parse().unwrap(),
+        port: 5101,
+        restarts: 4,
+        last_exit: Some(dyno::LastExit {
+            how: dyno::Ended::Exited(Exit::Signal(9)),
+            at: at("2026-01-02T03:04:05Z"),
+        }),
+        next_retry_at: Some(at("2026-01-02T03:04:15.5Z")),
+        ..dyno("worker.2", DynoState::Crashed)
+    };
+    let status = FormationStatus {
+        app: Some("myapp".parse().unwrap()),
+        release: Some(ReleaseVersion(3)),
+        dynos: vec![up, crashed],
+    };
+    let usage = |pid| {
+        assert_eq!(pid, 4211);
+        Some(Usage { memory_bytes: 52_428_800, cpu: Duration::from_millis(1250) })
+    };
+    let status = StatusResponse::new(&status, usage);
+    let golden = json!({
+        "Processes": {
+            "web": {"Status": "Started", "IPAddress": "127.0.0.1", "Port": 5000, "ProcessID": 1},
+            "worker": {"Status": "Stopped", "IPAddress": "172.16.0.30", "Port": 5101, "ProcessID": 2},
+        },
+        "Dynos": [
+            {
+                "Name": "web.1", "Type": "web", "State": "up", "Health": null, "Pid": 4211,
+                "IPAddress": "127.0.0.1", "Port": 5000, "Release": "v3",
+                "StartedAt": "2026-01-02T03:04:05.678Z", "Restarts": 0, "LastExit": null,
+                "NextRetryAt": null, "MemoryBytes": 52_428_800, "CpuSeconds": 1.25,
+            },
+            {
+                "Name": "worker.2", "Type": "worker", "State": "crashed", "Health": null, "Pid": null,
+                "IPAddress": "172.16.0.30", "Port": 5101, "Release": "v3", "StartedAt": null, "Restarts": 4,
+                "LastExit": {"Signal": 9, "Name": "SIGKILL", "At": "2026-01-02T03:04:05.000Z"},
+                "NextRetryAt": "2026-01-02T03:04:15.500Z", "MemoryBytes": null, "CpuSeconds": null,
+            },
+        ],
+        "Release": {"App": "myapp", "Version": "v3"},
+    });
+    assert_eq!(serde_json::to_value(&status).unwrap(), golden);
+    let mut cut = status;
+    cut.dynos[0].started_at = Some(Timestamp(at("2026-01-02T03:04:05.678Z")));
+    assert_eq!(serde_json::from_value::<StatusResponse>(golden).unwrap(), cut);
+}
+
+#[test]
+fn without_a_release_there_are_no_dynos() {
+    let golden = json!({"Processes": {}, "Dynos": [], "Release": {"App": null, "Version": null}});
+    assert_eq!(serde_json::to_value(shown(vec![])).unwrap(), golden);
+}
+
+#[test]
+fn every_state_has_its_old_word() {
+    let words = [
+        (DynoState::Stopped, "Stopped"),
+        (DynoState::Starting, "Started"),
+        (DynoState::Up, "Started"),
+        (DynoState::Crashed, "Stopped"),
+        (DynoState::Restarting, "Started"),
+        (DynoState::Stopping, "Retiring"),
+        (DynoState::Retired, "Retired"),
+    ];
+    for (state, word) in words {
+        assert_eq!(serde_json::to_value(ProcessState::from(state)).unwrap(), word, "{state:?}");
+    }
+}
+
+#[test]
+fn a_type_is_shown_by_its_lowest_live_dyno() {
+    use DynoState::{Crashed, Retired, Stopping, Up};
+    let cases: [(&[(&str, DynoState)], u32, ProcessState); 6] = [
+        (&[("web.2", Up), ("web.1", Up), ("web.3", Up)], 1, ProcessState::Started),
+        (&[("web.1", Stopping), ("web.2", Up)], 2, ProcessState::Started),
+        (&[("web.1", Crashed), ("web.2", Up)], 2, ProcessState::Started),
+        (&[("web.1", Retired), ("web.1", Up)], 1, ProcessState::Started),
+        (&[("web.1", Retired), ("web.2", Stopping)], 2, ProcessState::Retiring),
+        (&[("web.2", Retired), ("web.1", Retired)], 1, ProcessState::Retired),
+    ];
+    for (dynos, number, status) in cases {
+        let status_of = shown(dynos.iter().map(|(name, state)| dyno(name, *state)).collect());
+        let web = &status_of.processes[&"web".parse::<ProcessType>().unwrap()];
+        assert_eq!((web.process_id, web.status), (number, status), "{dynos:?}");
+    }
+}
+
+#[test]
+fn each_way_to_end_has_its_form() {
+    let forms = [
+        (dyno::Ended::Exited(Exit::Code(3)), json!({"Code": 3})),
+        (dyno::Ended::Exited(Exit::Signal(9)), json!({"Signal": 9, "Name": "SIGKILL"})),
+        (dyno::Ended::Exited(Exit::Signal(40)), json!({"Signal": 40, "Name": "SIG40"})),
+        (
+            dyno::Ended::NotStarted { why: "no such file".to_owned(), status: 127 },
+            json!({"Error": "no such file", "Code": 127}),
+        ),
+    ];
+    for (how, mut form) in forms {
+        let last = LastExit::from(&dyno::LastExit { how, at: at("2026-01-02T03:04:05Z") });
+        form["At"] = json!("2026-01-02T03:04:05.000Z");
+        assert_eq!(serde_json::to_value(&last).unwrap(), form);
+        assert_eq!(serde_json::from_value::<LastExit>(form).unwrap(), last);
+    }
+}
+
+#[test]
+fn times_are_rfc_3339_with_milliseconds() {
+    let format = |time: SystemTime| Timestamp(time).to_string();
+    let epoch = SystemTime::UNIX_EPOCH;
+    assert_eq!(format(epoch), "1970-01-01T00:00:00.000Z");
+    assert_eq!(format(epoch + Duration::from_millis(951_782_400_001)), "2000-02-29T00:00:00.001Z");
+    assert_eq!(format(epoch - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
+    assert_eq!(format(epoch + Duration::from_secs(u64::MAX / 4)), "9999-12-31T23:59:59.000Z");
+    for bad in [json!("yesterday"), json!(5), json!("2026-02-30T00:00:00Z"), Value::Null] {
+        assert!(serde_json::from_value::<Timestamp>(bad.clone()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn versions_are_text() {
+    assert_eq!(serde_json::to_value(Version(ReleaseVersion(7))).unwrap(), "v7");
+    for bad in ["7", "v", "vv7", "v-1", ""] {
+        assert!(serde_json::from_value::<Version>(json!(bad)).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_stopped_dyno_is_named_as_it_was_asked_for() {
+    let stopped = |targets: &[&str], dynos: &[&str]| {
+        let targets: Vec<Target> = targets.iter().map(|target| target.parse().unwrap()).collect();
+        let dynos: Vec<DynoName> = dynos.iter().map(|dyno| dyno.parse().unwrap()).collect();
+        serde_json::to_value(StopResponse::new(&targets, &dynos)).unwrap()
+    };
+    assert_eq!(stopped(&["web"], &["web.1", "web.2"]), json!({"StoppedProcesses": ["web", "web"]}));
+    assert_eq!(stopped(&["web.2"], &["web.2"]), json!({"StoppedProcesses": ["web.2"]}));
+    assert_eq!(stopped(&["run"], &["run.1"]), json!({"StoppedProcesses": ["run"]}));
+    assert_eq!(stopped(&["a.1", "b"], &["a.1", "b.1"]), json!({"StoppedProcesses": ["a.1", "b"]}));
+    assert_eq!(
+        stopped(&["web.1", "web"], &["web.1", "web.2"]),
+        json!({"StoppedProcesses": ["web.1", "web"]})
+    );
+    assert_eq!(stopped(&["web"], &[]), json!({"StoppedProcesses": []}));
+}
