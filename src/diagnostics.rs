@@ -212,7 +212,10 @@ mod tests {
         ring.push(&line("x"));
         assert_eq!(ring.lock().slots.len(), 1);
         (0..4).for_each(|_| ring.push(&line("x")));
-        let place = |ring: &Ring| (ring.lock().slots.as_ptr(), ring.lock().slots.capacity());
+        let place = |ring: &Ring| {
+            let slots = ring.lock();
+            (slots.slots.as_ptr(), slots.slots.capacity())
+        };
         let warm = place(&ring);
         (0..100).for_each(|_| ring.push(&line("y")));
         assert_eq!(place(&ring), warm);

@@ -33,8 +33,19 @@ impl CommandLine {
 
 /// The whole grammar, as clap has it.
 pub fn command() -> clap::Command {
-    let hsup = Options::augment_args(Hsup::command());
-    hsup.mut_subcommands(|command| Options::augment_args(command).args_override_self(true))
+    let hsup = Options::augment_args(Hsup::command()).mut_args(with_variable_on_its_own_line);
+    hsup.mut_subcommands(|command| {
+        let command = Options::augment_args(command).args_override_self(true);
+        command.mut_args(with_variable_on_its_own_line)
+    })
+}
+
+/// Starts a line of the help with the variable, for wrapping not to tear it apart.
+fn with_variable_on_its_own_line(arg: clap::Arg) -> clap::Arg {
+    match arg.get_help().map(ToString::to_string) {
+        Some(help) => arg.help(help.replace(" [env: ", "\n[env: ")),
+        None => arg,
+    }
 }
 
 /// Keeps the dynos of an app running on this host, the way a Heroku dyno host does
@@ -101,7 +112,8 @@ pub(super) enum CommandArgs {
     Version,
 }
 
-/// The options that every command takes, as they were given. They have no `Debug`, since one is a secret.
+// The options that every command takes, as they were given. They have no `Debug`, since one is a secret.
+// (A doc comment would become the description of every command.)
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// The app [env: HSUP_APP]

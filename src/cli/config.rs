@@ -91,7 +91,7 @@ pub enum CliCommand {
 
 /// Everything that the command line and the environment say. Paths are absolute, except for those of the
 /// socket (of which few bytes are allowed) and of `check` (which is shown as it was named).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The app: as it was named, or for a Procfile the name of its directory. Without one, the release's
     /// name counts.
@@ -125,7 +125,7 @@ pub struct Config {
 }
 
 /// What a command line asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Invocation {
     /// A command.
     Command(Box<Config>),

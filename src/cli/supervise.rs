@@ -25,10 +25,10 @@ use crate::formation::{FormationHandle, Outcome, Preparer, Settings, Shutdown, S
 use crate::logs::Console;
 use crate::model::{Action, AppName, Startup};
 use crate::slug::{Limits, Slugs};
+use crate::sources::ReleaseSource;
 use crate::sources::control_dir::ControlDir;
 use crate::sources::payload::{self, PayloadSource};
 use crate::sources::procfile::Procfile;
-use crate::sources::ReleaseSource;
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -143,9 +143,10 @@ impl Source {
         let action = match &config.command {
             CliCommand::Start { quantities } => Action::Start(quantities.clone()),
             CliCommand::Run { command } => Action::Run(command.clone()),
-            CliCommand::Build | CliCommand::Ps { .. } | CliCommand::Stop { .. } | CliCommand::Check { .. } => {
-                Action::Build
-            }
+            CliCommand::Build
+            | CliCommand::Ps { .. }
+            | CliCommand::Stop { .. }
+            | CliCommand::Check { .. } => Action::Build,
         };
         let (one_shot, start_number) = (config.one_shot, config.start_number);
         Ok(Self { releases, action, one_shot, start_number, skip_build: false })

@@ -12,6 +12,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -54,7 +55,7 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// The system refused to connect for another reason.
-    #[error("connect to the control socket {}", path.display())]
+    #[error("cannot connect to the control socket {}", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
@@ -63,13 +64,13 @@ pub enum ClientError {
         source: io::Error,
     },
     /// It did not answer in time.
-    #[error("get an answer from the hsup at {}: it has been silent for {QUESTION_PATIENCE:?}", path.display())]
+    #[error("no answer from the hsup at {}: it has been silent for {QUESTION_PATIENCE:?}", path.display())]
     Silent {
         /// The socket.
         path: PathBuf,
     },
     /// The connection broke before the answer was complete.
-    #[error("get an answer from the hsup at {}: it may have ended meanwhile", path.display())]
+    #[error("no answer from the hsup at {}: it may have ended meanwhile", path.display())]
     Broken {
         /// The socket.
         path: PathBuf,
@@ -89,7 +90,7 @@ pub enum ClientError {
     },
     /// The answer is not what this version expects.
     #[error(
-        "understand the answer of the hsup at {}: is it of another version than this one? (see hsup version)",
+        "cannot understand the answer of the hsup at {}: is it of another version than this one? (see hsup version)",
         path.display()
     )]
     Unexpected {
@@ -166,10 +167,10 @@ impl Client {
 
     pub(super) fn unreachable(&self, source: io::Error) -> ClientError {
         let path = self.path.clone();
-        match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ClientError::NoSocket { path },
-            io::ErrorKind::ConnectionRefused => ClientError::Stale { path },
-            io::ErrorKind::PermissionDenied => ClientError::PermissionDenied { path },
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENOTDIR) => ClientError::NoSocket { path },
+            Some(Errno::ECONNREFUSED) => ClientError::Stale { path },
+            Some(Errno::EACCES | Errno::EPERM) => ClientError::PermissionDenied { path },
             _ => ClientError::Connect { path, source },
         }
     }

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use hsup_drivers::process;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -12,7 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::wire::{ErrorResponse, StatusResponse, StopRequest, StopResponse, Usage};
+use super::wire::{ErrorResponse, StatusResponse, StopRequest, StopResponse};
+
 use crate::formation::{FormationHandle, ShuttingDown};
 
 /// The largest body of a request: a name for each of a thousand dynos fits.
@@ -49,12 +51,7 @@ where
 }
 
 async fn status(formation: &FormationHandle) -> Result<Answer, Refusal> {
-    Ok(json(&StatusResponse::new(&formation.status().await?, usage_of_dyno)))
-}
-
-/// The seam for resource usage: nothing measures dynos yet, so `MemoryBytes` and `CpuSeconds` are null.
-fn usage_of_dyno(_pid: u32) -> Option<Usage> {
-    None
+    Ok(json(&StatusResponse::new(&formation.status().await?, process::usage)))
 }
 
 async fn stop<B>(body: B, formation: &FormationHandle) -> Result<Answer, Refusal>

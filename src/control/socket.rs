@@ -57,7 +57,7 @@ pub enum SocketError {
     },
     /// Something other than a socket is there, and it is left alone.
     #[error(
-        "use {} as the control socket: {what} is there; remove it or choose another path with -s",
+        "cannot use {} as the control socket: {what} is there; remove it or choose another path with -s",
         path.display()
     )]
     Occupied {
@@ -68,7 +68,7 @@ pub enum SocketError {
     },
     /// The path does not fit into a socket address.
     #[error(
-        "use {} as the control socket: the path has {} bytes and a socket's path at most {MAX_PATH_BYTES}; \
+        "cannot use {} as the control socket: the path has {} bytes and a socket's path at most {MAX_PATH_BYTES}; \
          choose a shorter one with -s",
         path.display(), path.as_os_str().len()
     )]
@@ -78,7 +78,7 @@ pub enum SocketError {
     },
     /// The path is not one of a file.
     #[error(
-        "use {path:?} as the control socket: it names no file; give one with -s, as in -s /run/hsup.sock"
+        "cannot use {path:?} as the control socket: it names no file; give one with -s, as in -s /run/hsup.sock"
     )]
     NoFile {
         /// The path.
@@ -86,7 +86,7 @@ pub enum SocketError {
     },
     /// Another program keeps the directory locked.
     #[error(
-        "lock {}: another program has held its lock for {LOCK_PATIENCE:?}; end that program (see fuser) or \
+        "cannot lock {}: another program has held its lock for {LOCK_PATIENCE:?}; end that program (see fuser) or \
          choose another path with -s",
         directory.display()
     )]
@@ -95,7 +95,7 @@ pub enum SocketError {
         directory: PathBuf,
     },
     /// The system refused a step.
-    #[error("{operation} {}: {hint}", path.display())]
+    #[error("cannot {operation} {} ({hint})", path.display())]
     Io {
         /// The step.
         operation: &'static str,
@@ -120,6 +120,10 @@ impl SocketError {
         };
         Self::Io { operation, path: path.to_owned(), hint, source }
     }
+}
+
+fn in_use(path: &Path) -> SocketError {
+    SocketError::InUse { path: path.to_owned() }
 }
 
 fn is_denial(errno: i32) -> bool {
@@ -288,13 +292,13 @@ async fn clear(place: &Place) -> Result<(), SocketError> {
 /// Whether a socket has an owner: to connect needs no answer of it, so a busy owner counts as well.
 async fn probe(path: &Path) -> Result<(), SocketError> {
     let Err(error) = UnixStream::connect(path).await else {
-        return Err(SocketError::InUse { path: path.to_owned() });
+        return Err(in_use(path));
     };
     match error.raw_os_error().map(Errno::from_raw) {
         // Nobody listens, or it has just gone.
         Some(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(()),
         // Somebody listens, and so many wait already that one more has no room.
-        Some(Errno::EAGAIN) => Err(SocketError::InUse { path: path.to_owned() }),
+        Some(Errno::EAGAIN) => Err(in_use(path)),
         Some(Errno::EPROTOTYPE) => {
             Err(SocketError::Occupied { path: path.to_owned(), what: "another program's datagram socket" })
         }
@@ -306,10 +310,10 @@ fn listen(place: Place) -> Result<ControlSocket, SocketError> {
     let failed = |operation, source: io::Error| SocketError::io(operation, &place.path, source);
     let socket = UnixSocket::new_stream().map_err(|error| failed("make the control socket", error))?;
     fchmod(&socket, SOCKET_MODE).map_err(|error| failed("set the mode of", error.into()))?;
-    socket.bind(&place.path).map_err(|error| match error.kind() {
+    socket.bind(&place.path).map_err(|error| {
         // Made since we looked, so by one that does not know our lock.
-        io::ErrorKind::AddrInUse => SocketError::InUse { path: place.path.clone() },
-        _ => failed("bind the control socket", error),
+        let made = error.kind() == io::ErrorKind::AddrInUse;
+        if made { in_use(&place.path) } else { failed("bind the control socket", error) }
     })?;
     let listener = socket.listen(BACKLOG).map_err(|error| failed("listen at", error))?;
     let found = place.look().and_then(|found| found.ok_or(Errno::ENOENT));

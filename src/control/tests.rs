@@ -1,6 +1,5 @@
 //! The API over real sockets, with a formation that is a small script.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -399,7 +398,7 @@ async fn a_client_learns_what_is_wrong_with_the_socket() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = client.get_json::<Value>("/status").await.unwrap_err();
     assert!(matches!(error, ClientError::Stale { .. }), "{error}");
-    let denied = Client::new(&path).unreachable(io::ErrorKind::PermissionDenied.into());
+    let denied = Client::new(&path).unreachable(nix::errno::Errno::EACCES.into());
     assert!(denied.to_string().contains("you need to be in the group of the socket or root"), "{denied}");
 }
 

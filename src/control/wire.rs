@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use hsup_drivers::Exit;
+use hsup_drivers::process::Usage;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -260,15 +261,6 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         humantime::parse_rfc3339(&String::deserialize(input)?).map(Self).map_err(de::Error::custom)
     }
-}
-
-/// What the processes of a dyno use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// Their memory.
-    pub memory_bytes: u64,
-    /// Their CPU time so far.
-    pub cpu: Duration,
 }
 
 impl StatusResponse {

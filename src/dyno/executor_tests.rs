@@ -117,7 +117,8 @@ struct Bench {
 impl Bench {
     fn new(one_shot: bool, script: &[bool]) -> Self {
         let (sender, runs) = mpsc::unbounded_channel();
-        let driver = Arc::new(Scripted { script: Mutex::new(script.iter().copied().collect()), runs: sender });
+        let driver =
+            Arc::new(Scripted { script: Mutex::new(script.iter().copied().collect()), runs: sender });
         let dyno = Dyno {
             name: "web.1".parse().unwrap(),
             release: ReleaseVersion(1),
@@ -183,7 +184,9 @@ async fn a_dyno_that_cannot_start_backs_off_and_says_why() {
     let mut bench = Bench::new(false, &[false, false]);
     bench.reach(DynoState::Crashed).await;
     let last_exit = bench.handle.status().last_exit.unwrap();
-    assert!(matches!(last_exit.how, Ended::NotStarted { ref why, status: 1 } if why.contains("start the process")));
+    assert!(
+        matches!(last_exit.how, Ended::NotStarted { ref why, status: 1 } if why.contains("start the process"))
+    );
     bench.next_run().await;
     assert_eq!(bench.handle.status().restarts, 2);
 }

@@ -47,14 +47,17 @@ fn inputs(run: RunId) -> Vec<Input> {
 #[test]
 fn every_state_with_every_input_is_as_in_the_table() {
     let mut table = String::new();
-    for (phase, input) in phases().into_iter().flat_map(|phase| inputs(RUN).into_iter().map(move |i| (phase, i))) {
+    for (phase, input) in
+        phases().into_iter().flat_map(|phase| inputs(RUN).into_iter().map(move |i| (phase, i)))
+    {
         let state = State { phase, run: RUN, crashes: 1 };
         let Step { next, effects } = step(state, input, Rules { one_shot: false });
         if next == state && effects.is_empty() {
             continue;
         }
         let State { phase: to, run, crashes } = next;
-        writeln!(table, "{phase:?} + {input:?}\n  -> {to:?} run {} crashes {crashes} {effects:?}", run.0).unwrap();
+        writeln!(table, "{phase:?} + {input:?}\n  -> {to:?} run {} crashes {crashes} {effects:?}", run.0)
+            .unwrap();
     }
     assert_eq!(table, include_str!("fsm_table.txt"), "the new table:\n{table}");
 }
@@ -87,7 +90,10 @@ enum Processes {
     None,
     Starting,
     /// `main` has not ended; `told` is the last signal.
-    Running { main: bool, told: Option<KillSignal> },
+    Running {
+        main: bool,
+        told: Option<KillSignal>,
+    },
 }
 
 /// A dyno, its driver, its timer and its operator.
@@ -130,7 +136,9 @@ impl World {
         let run = self.dyno.run;
         match self.processes {
             Processes::Starting => Some(Input::Spawned(run)),
-            Processes::Running { told: Some(KillSignal::Kill), .. } => Some(Input::Exited { run, lasted: false }),
+            Processes::Running { told: Some(KillSignal::Kill), .. } => {
+                Some(Input::Exited { run, lasted: false })
+            }
             Processes::None | Processes::Running { .. } => self.fact(),
         }
     }
@@ -143,7 +151,9 @@ impl World {
         self.processes = match (input, self.processes) {
             (Input::Spawned(_), _) => Processes::Running { main: true, told: None },
             (Input::StartFailed(_) | Input::Exited { .. }, _) => Processes::None,
-            (Input::MainExited(_), Processes::Running { told, .. }) => Processes::Running { main: false, told },
+            (Input::MainExited(_), Processes::Running { told, .. }) => {
+                Processes::Running { main: false, told }
+            }
             (_, processes) => processes,
         };
         self.given_up |= matches!(input, Input::Retire | Input::Kill);
@@ -189,7 +199,11 @@ impl World {
         };
         match told {
             Some(KillSignal::Term) => {
-                assert_eq!(self.timer, Some(Timer::Grace(self.dyno.run)), "no grace timer after {input:?}: {self:?}");
+                assert_eq!(
+                    self.timer,
+                    Some(Timer::Grace(self.dyno.run)),
+                    "no grace timer after {input:?}: {self:?}"
+                );
             }
             Some(KillSignal::Kill) => assert_eq!(self.timer, None),
             None => {}

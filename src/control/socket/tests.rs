@@ -157,7 +157,7 @@ async fn a_directory_where_nothing_can_be_made_is_named() {
     let error = refusal(Path::new("/proc/app.sock")).await;
     assert!(error.contains("/proc/app.sock"), "{error}");
     let error = refusal(Path::new("/proc/hsup/app.sock")).await;
-    assert!(error.starts_with("create the directory /proc/hsup: "), "{error}");
+    assert!(error.starts_with("cannot create the directory /proc/hsup ("), "{error}");
 }
 
 #[tokio::test]
@@ -219,6 +219,6 @@ async fn a_directory_that_stays_locked_is_named() {
     let (directory, path) = place();
     let _held = Flock::lock(File::open(directory.path()).unwrap(), FlockArg::LockExclusive).unwrap();
     let error = refusal(&path).await;
-    assert!(error.starts_with(&format!("lock {}: ", directory.path().display())), "{error}");
+    assert!(error.starts_with(&format!("cannot lock {}: ", directory.path().display())), "{error}");
     assert!(!path.exists());
 }

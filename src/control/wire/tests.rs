@@ -107,7 +107,8 @@ fn every_state_has_its_old_word() {
 #[test]
 fn a_type_is_shown_by_its_lowest_live_dyno() {
     use DynoState::{Crashed, Retired, Stopping, Up};
-    let cases: [(&[(&str, DynoState)], u32, ProcessState); 6] = [
+    type Dynos = &'static [(&'static str, DynoState)];
+    let cases: [(Dynos, u32, ProcessState); 6] = [
         (&[("web.2", Up), ("web.1", Up), ("web.3", Up)], 1, ProcessState::Started),
         (&[("web.1", Stopping), ("web.2", Up)], 2, ProcessState::Started),
         (&[("web.1", Crashed), ("web.2", Up)], 2, ProcessState::Started),
