@@ -90,6 +90,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_the_table() {
+        let readme = include_str!("../../README.md");
+        for (number, meaning) in TABLE {
+            assert!(readme.contains(&format!("| {number} | {meaning} |")), "{number}");
+        }
+    }
+
+    #[test]
     fn the_numbers_are_those_of_sysexits_and_never_those_of_a_shell() {
         let numbers = TABLE.map(|(number, _)| number);
         assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73]);

@@ -51,8 +51,9 @@ pub fn supervise(config: Config) -> process::ExitCode {
 }
 
 fn run(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, Fatal> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread supervises: a crash is heard, judged and answered without waking another one. What takes
+    // long (fetching, unpacking, file work of sources) goes to the blocking threads.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(8)
         .enable_all()
         .build()
