@@ -1,124 +1,19 @@
 //! The executor with a scripted driver behind the real trait, on a paused clock.
 
-use std::collections::VecDeque;
-use std::io;
-use std::sync::Mutex;
-
-use hsup_drivers::{BuildError, BuildSpec, Network, Output, SignalError, Stdio};
-use tokio::sync::watch;
+use hsup_drivers::{Network, Stdio};
 
 use super::*;
-
-/// One run of the scripted driver: the test ends it, and sees what it was sent.
-#[derive(Debug)]
-struct ScriptedRun {
-    main: watch::Sender<Option<MainExit>>,
-    gone: watch::Sender<bool>,
-    signals: Mutex<Vec<KillSignal>>,
-}
-
-impl ScriptedRun {
-    fn exit(&self, exit: Exit, alone: bool) {
-        self.main.send_replace(Some(MainExit { exit, alone }));
-        self.gone.send_replace(alone);
-    }
-
-    fn signals(&self) -> Vec<KillSignal> {
-        self.signals.lock().unwrap().clone()
-    }
-}
-
-impl Run for ScriptedRun {
-    fn pid(&self) -> Option<u32> {
-        Some(4242)
-    }
-
-    fn address(&self) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
-    }
-
-    fn take_output(&self) -> Option<Output> {
-        None
-    }
-
-    fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
-        self.signals.lock().unwrap().push(signal);
-        if signal == KillSignal::Kill {
-            let unless_ended = |main: &mut Option<MainExit>| {
-                let first = main.is_none();
-                main.get_or_insert(MainExit { exit: Exit::Signal(9), alone: true });
-                first
-            };
-            self.main.send_if_modified(unless_ended);
-            self.gone.send_replace(true);
-        }
-        Ok(())
-    }
-
-    fn main_exit(&self) -> BoxFuture<'_, MainExit> {
-        let mut main = self.main.subscribe();
-        Box::pin(async move { main.wait_for(Option::is_some).await.unwrap().unwrap() })
-    }
-
-    fn gone(&self) -> BoxFuture<'_, ()> {
-        let mut gone = self.gone.subscribe();
-        Box::pin(async move {
-            gone.wait_for(|gone| *gone).await.unwrap();
-        })
-    }
-}
-
-/// A driver that starts as the script says (`true`: it starts), then always, and hands each run to the test.
-struct Scripted {
-    script: Mutex<VecDeque<bool>>,
-    runs: mpsc::UnboundedSender<Arc<ScriptedRun>>,
-}
-
-impl DynoDriver for Scripted {
-    fn name(&self) -> &'static str {
-        "scripted"
-    }
-
-    fn network(&self) -> Network {
-        Network::Host
-    }
-
-    fn needs_slug(&self) -> bool {
-        false
-    }
-
-    fn build<'a>(&'a self, _: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn start<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
-        Box::pin(async {
-            if !self.script.lock().unwrap().pop_front().unwrap_or(true) {
-                let source = io::Error::from(io::ErrorKind::OutOfMemory);
-                return Err(StartError::System { operation: "start the process", source });
-            }
-            let run = Arc::new(ScriptedRun {
-                main: watch::Sender::new(None),
-                gone: watch::Sender::new(false),
-                signals: Mutex::default(),
-            });
-            self.runs.send(Arc::clone(&run)).unwrap();
-            Ok(run as Arc<dyn Run>)
-        })
-    }
-}
+use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
 
 struct Bench {
     handle: DynoHandle,
     task: JoinHandle<Option<LastExit>>,
-    runs: mpsc::UnboundedReceiver<Arc<ScriptedRun>>,
+    runs: Runs,
 }
 
 impl Bench {
     fn new(one_shot: bool, script: &[bool]) -> Self {
-        let (sender, runs) = mpsc::unbounded_channel();
-        let driver =
-            Arc::new(Scripted { script: Mutex::new(script.iter().copied().collect()), runs: sender });
+        let (driver, runs) = Scripted::new(Network::Host, &[], script);
         let dyno = Dyno {
             name: "web.1".parse().unwrap(),
             release: ReleaseVersion(1),
@@ -138,7 +33,7 @@ impl Bench {
     }
 
     async fn next_run(&mut self) -> Arc<ScriptedRun> {
-        let run = self.runs.recv().await.unwrap();
+        let (_, run) = self.runs.recv().await.unwrap();
         self.reach(DynoState::Up).await;
         run
     }
@@ -174,7 +69,7 @@ async fn a_dyno_that_has_lasted_is_not_crash_looping() {
         tokio::time::advance(LASTED).await;
         let crashed = Instant::now();
         run.exit(Exit::Code(1), true);
-        run = bench.runs.recv().await.unwrap();
+        run = bench.runs.recv().await.unwrap().1;
         assert_eq!(crashed.elapsed(), Duration::ZERO);
     }
 }

@@ -3,6 +3,8 @@
 mod executor;
 mod fsm;
 mod policy;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod status;
 
 pub use executor::{Command, Dyno, DynoHandle};

@@ -520,3 +520,7 @@ async fn next_shutdown(shutdown: &mut watch::Receiver<Shutdown>) -> Shutdown {
     }
     *shutdown.borrow_and_update()
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

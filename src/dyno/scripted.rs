@@ -1,0 +1,130 @@
+//! A driver for tests: behind the real trait, it does what the test says and no more.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+
+use hsup_drivers::{
+    BoxFuture, BuildError, BuildSpec, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Network, Output, Run,
+    SignalError, StartError,
+};
+use tokio::sync::{mpsc, watch};
+
+/// One run of the scripted driver: the test ends it, and sees what it was sent.
+#[derive(Debug)]
+pub(crate) struct ScriptedRun {
+    main: watch::Sender<Option<MainExit>>,
+    pub(crate) gone: watch::Sender<bool>,
+    signals: Mutex<Vec<KillSignal>>,
+}
+
+impl ScriptedRun {
+    /// Ends the main process.
+    pub(crate) fn exit(&self, exit: Exit, alone: bool) {
+        self.main.send_replace(Some(MainExit { exit, alone }));
+        self.gone.send_replace(alone);
+    }
+
+    /// What it was sent.
+    pub(crate) fn signals(&self) -> Vec<KillSignal> {
+        self.signals.lock().unwrap().clone()
+    }
+}
+
+impl Run for ScriptedRun {
+    fn pid(&self) -> Option<u32> {
+        Some(4242)
+    }
+
+    fn address(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    }
+
+    fn take_output(&self) -> Option<Output> {
+        None
+    }
+
+    fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
+        self.signals.lock().unwrap().push(signal);
+        if signal == KillSignal::Kill {
+            let unless_ended = |main: &mut Option<MainExit>| {
+                let first = main.is_none();
+                main.get_or_insert(MainExit { exit: Exit::Signal(9), alone: true });
+                first
+            };
+            self.main.send_if_modified(unless_ended);
+            self.gone.send_replace(true);
+        }
+        Ok(())
+    }
+
+    fn main_exit(&self) -> BoxFuture<'_, MainExit> {
+        let mut main = self.main.subscribe();
+        Box::pin(async move { main.wait_for(Option::is_some).await.unwrap().unwrap() })
+    }
+
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        let mut gone = self.gone.subscribe();
+        Box::pin(async move {
+            gone.wait_for(|gone| *gone).await.unwrap();
+        })
+    }
+}
+
+/// A driver that builds and starts as its scripts say (`true`: it does), then always, and hands each run to the
+/// test.
+pub(crate) struct Scripted {
+    network: Network,
+    builds: Mutex<VecDeque<bool>>,
+    starts: Mutex<VecDeque<bool>>,
+    runs: mpsc::UnboundedSender<(String, Arc<ScriptedRun>)>,
+}
+
+/// The runs of a scripted driver, each with the name of its dyno.
+pub(crate) type Runs = mpsc::UnboundedReceiver<(String, Arc<ScriptedRun>)>;
+
+impl Scripted {
+    pub(crate) fn new(network: Network, builds: &[bool], starts: &[bool]) -> (Arc<Self>, Runs) {
+        let (sender, runs) = mpsc::unbounded_channel();
+        let script = |script: &[bool]| Mutex::new(script.iter().copied().collect());
+        (Arc::new(Self { network, builds: script(builds), starts: script(starts), runs: sender }), runs)
+    }
+}
+
+impl DynoDriver for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn network(&self) -> Network {
+        self.network
+    }
+
+    fn needs_slug(&self) -> bool {
+        false
+    }
+
+    fn build<'a>(&'a self, _: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
+        Box::pin(async {
+            let built = self.builds.lock().unwrap().pop_front().unwrap_or(true);
+            if built { Ok(()) } else { Err(BuildError::NoSlug { driver: "scripted" }) }
+        })
+    }
+
+    fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        Box::pin(async move {
+            if !self.starts.lock().unwrap().pop_front().unwrap_or(true) {
+                let source = io::Error::from(io::ErrorKind::OutOfMemory);
+                return Err(StartError::System { operation: "start the process", source });
+            }
+            let run = Arc::new(ScriptedRun {
+                main: watch::Sender::new(None),
+                gone: watch::Sender::new(false),
+                signals: Mutex::default(),
+            });
+            self.runs.send((spec.name.clone(), Arc::clone(&run))).unwrap();
+            Ok(run as Arc<dyn Run>)
+        })
+    }
+}
