@@ -60,6 +60,13 @@ impl Default for LogFilter {
     }
 }
 
+impl LogFilter {
+    /// `warn`: for one-off dynos, whose own output is what their user has come for.
+    pub fn warnings() -> Self {
+        Self(Targets::new().with_default(Level::WARN))
+    }
+}
+
 /// Why a text is not a log filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

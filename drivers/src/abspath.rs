@@ -26,16 +26,19 @@ exec "$0" -c "$1""#;
 pub struct AbsPath {
     guardian: Arc<Guardian>,
     app_dir: PathBuf,
+    /// Paths of the host, and the paths at which dynos see them.
+    binds: Vec<(PathBuf, PathBuf)>,
     base: Vec<(String, String)>,
     address: IpAddr,
 }
 
 impl AbsPath {
-    /// A driver whose dynos run in `app_dir`, which is `/app` but in tests.
-    pub fn new(guardian: Arc<Guardian>, app_dir: PathBuf) -> Self {
+    /// A driver whose dynos run in `app_dir`, which is `/app` but in tests. A bind (a path of the host, and the
+    /// path at which dynos see it) becomes a symbolic link.
+    pub fn new(guardian: Arc<Guardian>, app_dir: PathBuf, binds: Vec<(PathBuf, PathBuf)>) -> Self {
         let base = [("PATH", DEFAULT_PATH.to_owned()), ("HOME", app_dir.display().to_string())];
         let base = base.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { guardian, app_dir, base, address: host_address() }
+        Self { guardian, app_dir, binds, base, address: host_address() }
     }
 
     fn start(&self, spec: &DynoSpec) -> Result<Arc<dyn Run>, StartError> {
@@ -76,6 +79,21 @@ fn install(slug_dir: &Path, app_dir: &Path) -> Result<(), BuildError> {
     fs::rename(&next, app_dir).map_err(failed("replace", app_dir))
 }
 
+/// Shows a path of the host at another one. What is there already stays, unless it is a link that hsup made.
+fn bind(host: &Path, inside: &Path) -> Result<(), BuildError> {
+    let failed = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| BuildError::Io { operation, path, source }
+    };
+    if host == inside || fs::read_link(inside).is_ok_and(|target| target == host) {
+        return Ok(());
+    }
+    if let Some(parent) = inside.parent() {
+        fs::create_dir_all(parent).map_err(failed("create", parent))?;
+    }
+    symlink(host, inside).map_err(failed("bind to", inside))
+}
+
 /// Copies what is in one directory into another, modes and links included.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
@@ -108,10 +126,14 @@ impl DynoDriver for AbsPath {
     }
 
     fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
-        let app_dir = self.app_dir.clone();
+        let (app_dir, binds) = (self.app_dir.clone(), self.binds.clone());
         Box::pin(async move {
             let slug_dir = spec.slug_dir.clone().ok_or(BuildError::NoSlug { driver: "abspath" })?;
-            let installed = tokio::task::spawn_blocking(move || install(&slug_dir, &app_dir)).await;
+            let install = move || {
+                install(&slug_dir, &app_dir)?;
+                binds.iter().try_for_each(|(host, inside)| bind(host, inside))
+            };
+            let installed = tokio::task::spawn_blocking(install).await;
             installed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
         })
     }
@@ -143,6 +165,19 @@ mod tests {
             assert_eq!(fs::read_to_string(app.join("web")).unwrap(), name);
             assert!(app.is_symlink());
         }
+    }
+
+    #[test]
+    fn a_bind_is_a_link_and_replaces_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let (host, inside) = (root.path().join("host"), root.path().join("app/data"));
+        fs::create_dir(&host).unwrap();
+        for _ in 0..2 {
+            bind(&host, &inside).unwrap();
+            assert_eq!(fs::read_link(&inside).unwrap(), host);
+        }
+        assert!(bind(root.path(), &inside).is_err());
+        bind(&host, &host).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process;
 
 use super::ExitCode;
@@ -34,6 +35,15 @@ impl Fatal {
     /// The source of releases cannot be opened.
     pub(super) fn source(error: impl Error) -> Self {
         Self::new(ExitCode::NoSource, &error)
+    }
+
+    /// The driver cannot show a path of the host at another one.
+    pub(super) fn bind(host: &Path, inside: &Path) -> Self {
+        let (host, inside) = (host.display(), inside.display());
+        let text = format!(
+            "--bind {host}:{inside}: dynos of the simple driver see the host's own paths: use {host} in the app, or another driver"
+        );
+        Self { code: ExitCode::Usage, text }
     }
 
     /// The control socket cannot be made.

@@ -15,7 +15,7 @@ use super::{
     CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, Secret,
     SocketChoice, SourceChoice, StopTargets,
 };
-use crate::log::LogConfig;
+use crate::log::{LogConfig, LogFilter};
 use crate::model::{Bind, ProcessType, QuantityOverride, Target};
 
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
@@ -129,7 +129,9 @@ fn read(
     let format = reader.parsed(LOG_FORMAT, options.log_format, str::parse);
     let filter = reader.parsed(LOG_LEVEL, options.log_level, str::parse);
     let colour = reader.variable("NO_COLOR").is_none();
-    let command = read_command(reader, command);
+    let command = read_command(reader, command)?;
+    let quiet = matches!(command, CliCommand::Run { .. });
+    let default_filter = || if quiet { LogFilter::warnings() } else { LogFilter::default() };
     Some(Config {
         app: app.or_else(|| source.as_ref().and_then(SourceChoice::app)),
         driver: driver.unwrap_or_default(),
@@ -143,8 +145,12 @@ fn read(
         state_dir,
         poll_interval: poll_interval.unwrap_or(DEFAULT_POLL_INTERVAL),
         stop_timeout: stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
-        log: LogConfig { format: format.unwrap_or_default(), filter: filter.unwrap_or_default(), colour },
-        command: command?,
+        log: LogConfig {
+            format: format.unwrap_or_default(),
+            filter: filter.unwrap_or_else(default_filter),
+            colour,
+        },
+        command,
     })
 }
 

@@ -21,9 +21,9 @@ use super::{CliCommand, Config, DriverKind, ExitCode, SocketChoice, SourceChoice
 use crate::control::{self, ControlSocket};
 use crate::diagnostics::Ring;
 use crate::dyno::Policy;
-use crate::formation::{FormationHandle, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
+use crate::formation::{FormationHandle, LOGS_STAY, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
 use crate::logs::Console;
-use crate::model::{Action, AppName, Startup};
+use crate::model::{Action, AppName, Bind, Startup};
 use crate::slug::{Limits, Slugs};
 use crate::sources::ReleaseSource;
 use crate::sources::control_dir::ControlDir;
@@ -67,6 +67,10 @@ fn run(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, 
 /// Build, run, drain.
 async fn supervise_all(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, Fatal> {
     let source = Source::open(config)?;
+    let driver = driver(config.driver, &source.binds, &guardian)?;
+    if config.logplex_url.is_some() {
+        tracing::warn!("--logplex-url: {LOGS_STAY}");
+    }
     let (_entry, killed) = ledger::enter(&config.state_dir, &guardian).map_err(Fatal::state_dir)?;
     if killed > 0 {
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
@@ -79,7 +83,7 @@ async fn supervise_all(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>
         Action::Start(_) | Action::Build => None,
     };
     let (console, written) = Console::stdout().map_err(Fatal::system("start the console's thread"))?;
-    let preparer = Preparer::new(driver(config, &guardian), slugs(config));
+    let preparer = Preparer::new(driver, slugs(config));
     let settings = source.settings(config, terminal.as_ref());
     let supervisor = Supervisor::new(settings, preparer, console);
 
@@ -121,6 +125,7 @@ struct Source {
     one_shot: bool,
     start_number: u32,
     skip_build: bool,
+    binds: Vec<Bind>,
 }
 
 impl Source {
@@ -150,13 +155,15 @@ impl Source {
             | CliCommand::Check { .. } => Action::Build,
         };
         let (one_shot, start_number) = (config.one_shot, config.start_number);
-        Ok(Self { releases, action, one_shot, start_number, skip_build: false })
+        let binds = config.binds.clone();
+        Ok(Self { releases, action, one_shot, start_number, skip_build: false, binds })
     }
 
     /// A payload says everything by itself.
     fn of_startup(startup: Startup) -> Self {
-        let Startup { release, action, one_shot, start_number, skip_build, binds: _ } = startup;
-        Self { releases: Box::new(PayloadSource::new(release)), action, one_shot, start_number, skip_build }
+        let Startup { release, action, one_shot, start_number, skip_build, binds } = startup;
+        let releases = Box::new(PayloadSource::new(release));
+        Self { releases, action, one_shot, start_number, skip_build, binds }
     }
 
     fn settings(&self, config: &Config, terminal: Option<&Terminal>) -> Settings {
@@ -173,11 +180,16 @@ impl Source {
     }
 }
 
-fn driver(config: &Config, guardian: &Arc<Guardian>) -> Arc<dyn DynoDriver> {
+/// The driver. One whose dynos see the host's own paths cannot show them at others.
+fn driver(kind: DriverKind, binds: &[Bind], guardian: &Arc<Guardian>) -> Result<Arc<dyn DynoDriver>, Fatal> {
     let guardian = Arc::clone(guardian);
-    match config.driver {
-        DriverKind::Simple => Arc::new(Simple::new(guardian)),
-        DriverKind::Abspath => Arc::new(AbsPath::new(guardian, PathBuf::from(APP_DIR))),
+    let binds = binds.iter().map(|bind| (bind.host.clone(), bind.inside.clone()));
+    match kind {
+        DriverKind::Simple => match binds.into_iter().find(|(host, inside)| host != inside) {
+            Some((host, inside)) => Err(Fatal::bind(&host, &inside)),
+            None => Ok(Arc::new(Simple::new(guardian))),
+        },
+        DriverKind::Abspath => Ok(Arc::new(AbsPath::new(guardian, PathBuf::from(APP_DIR), binds.collect()))),
     }
 }
 

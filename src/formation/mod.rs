@@ -10,4 +10,4 @@ mod supervisor;
 pub(crate) use handle::Command;
 pub use handle::{FormationHandle, FormationStatus, ShuttingDown};
 pub use prepare::{PrepareError, Preparer};
-pub use supervisor::{Outcome, Settings, Shutdown, Supervisor, Work};
+pub use supervisor::{LOGS_STAY, Outcome, Settings, Shutdown, Supervisor, Work};

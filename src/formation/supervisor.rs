@@ -21,6 +21,9 @@ use crate::explain;
 use crate::logs::Console;
 use crate::model::{self, DynoName, ProcessType, Quantities, Release, Target};
 
+/// What becomes of log lines that a release or a flag wants shipped.
+pub const LOGS_STAY: &str = "log shipping is not in this build; log lines go to the console only";
+
 /// What is to be done with releases.
 #[derive(Clone, Debug)]
 pub enum Work {
@@ -319,6 +322,9 @@ impl Supervisor {
     fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>) {
         let generation = Generation(self.live.as_ref().map_or(0, |live| live.generation.0) + 1);
         tracing::info!("release {} of {} is live", release.version, release.app);
+        if release.logplex_url.is_some() {
+            tracing::warn!("LogplexURL of release {}: {LOGS_STAY}", release.version);
+        }
         match self.settings.work {
             Work::Build => self.outcome = Some(Outcome::Finished(0)),
             Work::Formation { .. } if desired.is_empty() => {
