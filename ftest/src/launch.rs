@@ -5,9 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::answer::get;
 use crate::binary::{Driver, driver, hsup_binary};
 use crate::hsup::{Ended, Hsup};
 use crate::room::Room;
+use crate::wait::eventually;
 
 /// Makes an empty `/app` that only this process and its descendants see, and becomes what it is given. Each of
 /// the programs executes the next one, so that the pid stays the same.
@@ -122,6 +124,15 @@ impl<'a> Launch<'a> {
     pub fn up(self) -> Hsup {
         let hsup = self.spawn();
         hsup.wait_line("control socket: ");
+        hsup
+    }
+
+    /// Starts it and waits for its control socket to answer, which needs no log.
+    pub fn up_at_once(self) -> Hsup {
+        let socket = self.room.socket();
+        let hsup = self.spawn();
+        let answers = || get(&socket, "/health").filter(|answer| answer.status == 200);
+        eventually("the control API answers", || hsup.printed(), answers);
         hsup
     }
 

@@ -117,13 +117,25 @@ fn scaling_in_place_keeps_the_dynos_that_stay() {
     room.release(&app(2, 1));
     let hsup = room.hsup(["start"]).up();
     let before = ["web.1", "web.2", "worker.1"].map(|name| hsup.wait_up(name));
-    room.release(&app(3, 1).version(2));
+    room.release(&app(3, 1));
     hsup.wait_up("web.3");
     assert_eq!(["web.1", "web.2", "worker.1"].map(|name| hsup.dyno_pid(name)), before);
-    room.release(&app(1, 1).version(3));
+    room.release(&app(1, 1));
     hsup.wait_dyno("web.2", "is gone", Value::is_null);
     hsup.wait_dyno("web.3", "is gone", Value::is_null);
     assert_eq!(["web.1", "worker.1"].map(|name| hsup.dyno_pid(name)), [before[0], before[2]]);
+}
+
+#[test]
+fn another_version_is_another_release_even_if_all_else_is_the_same() {
+    let room = Room::new();
+    let app = room.app().process("web", WEB, 1);
+    room.release(&app);
+    let hsup = room.hsup(["start"]).up();
+    let pid = hsup.wait_up("web.1");
+    room.release(&app.version(2));
+    let dyno = hsup.wait_dyno("web.1", "is of v2", |dyno| dyno["Release"] == "v2" && dyno["State"] == "up");
+    assert_ne!(dyno["Pid"], pid, "{dyno}");
 }
 
 #[test]
