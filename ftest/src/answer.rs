@@ -51,6 +51,7 @@ pub fn get(socket: &Path, resource: &str) -> Option<Answer> {
 /// `POST`s a body to a resource.
 pub fn post(socket: &Path, resource: &str, body: &str) -> Option<Answer> {
     let length = body.len();
-    let head = format!("POST {resource} HTTP/1.1\r\nHost: ftest\r\nConnection: close\r\nContent-Length: {length}");
+    let head =
+        format!("POST {resource} HTTP/1.1\r\nHost: ftest\r\nConnection: close\r\nContent-Length: {length}");
     request(socket, format!("{head}\r\n\r\n{body}").as_bytes())
 }

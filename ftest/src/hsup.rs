@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -23,6 +23,8 @@ pub struct Hsup {
     child: Child,
     output: Arc<Output>,
     socket: PathBuf,
+    /// What it is typed at, where a test types.
+    keyboard: Option<Mutex<ChildStdin>>,
 }
 
 /// How an hsup ended, and all that it printed.
@@ -109,12 +111,35 @@ impl Hsup {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Arc::clone(&output).follow(stdout.expect("it is piped"), |printed| &mut printed.stdout);
         Arc::clone(&output).follow(stderr.expect("it is piped"), |printed| &mut printed.stderr);
-        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
+        if let Some(input) = input {
+            let mut stdin = child.stdin.take().expect("it is piped");
             thread::spawn(move || {
                 let _nobody_reads = stdin.write_all(&input);
             });
         }
-        Self { child, output, socket: room.socket() }
+        Self { child, output, socket: room.socket(), keyboard: None }
+    }
+
+    /// Starts a command that gives hsup a terminal, at which the test types.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn type_at(mut command: Command, room: &Room) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut hsup = Self::spawn(command, None, room);
+        hsup.keyboard = hsup.child.stdin.take().map(Mutex::new);
+        hsup
+    }
+
+    /// Types.
+    ///
+    /// # Panics
+    /// If there is no terminal, or not any more.
+    pub fn type_text(&self, text: &str) {
+        let keyboard = self.keyboard.as_ref().expect("hsup is at a terminal");
+        let mut keyboard = keyboard.lock().unwrap_or_else(PoisonError::into_inner);
+        let typed = keyboard.write_all(text.as_bytes()).and_then(|()| keyboard.flush());
+        typed.unwrap_or_else(|error| panic!("cannot type: {error}; {}", self.printed()));
     }
 
     /// The pid of the process that was started: hsup's guardian.
@@ -147,7 +172,8 @@ impl Hsup {
 
     /// Waits for the n-th line that holds a text.
     pub fn wait_nth_line(&self, text: &str, n: usize) -> String {
-        let find = |printed: &Printed| printed.lines.iter().filter(|line| line.contains(text)).nth(n - 1).cloned();
+        let find =
+            |printed: &Printed| printed.lines.iter().filter(|line| line.contains(text)).nth(n - 1).cloned();
         self.output.wait(&format!("line {n} with {text:?}"), find)
     }
 
@@ -156,7 +182,8 @@ impl Hsup {
     /// # Panics
     /// If it does not answer.
     pub fn get(&self, resource: &str) -> Answer {
-        get(&self.socket, resource).unwrap_or_else(|| panic!("no answer to GET {resource}; {}", self.printed()))
+        get(&self.socket, resource)
+            .unwrap_or_else(|| panic!("no answer to GET {resource}; {}", self.printed()))
     }
 
     /// `POST`s to a resource of its control API.

@@ -24,6 +24,7 @@ pub struct Launch<'a> {
     dir: std::path::PathBuf,
     input: Option<Vec<u8>>,
     through: Vec<OsString>,
+    own_app: bool,
 }
 
 impl<'a> Launch<'a> {
@@ -35,7 +36,15 @@ impl<'a> Launch<'a> {
             ("XDG_RUNTIME_DIR", room.path("runtime").into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        Self { room, args: Vec::new(), env, dir: room.path("work"), input: None, through: Vec::new() }
+        Self {
+            room,
+            args: Vec::new(),
+            env,
+            dir: room.path("work"),
+            input: None,
+            through: Vec::new(),
+            own_app: driver() == Driver::Abspath,
+        }
     }
 
     /// One more argument.
@@ -87,10 +96,17 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// `/app` is as it is found, since the test has taken care of that.
+    #[must_use]
+    pub fn with_the_app_that_is_there(mut self) -> Self {
+        self.own_app = false;
+        self
+    }
+
     /// The whole command line.
     pub fn words(&self) -> Vec<OsString> {
         let mut words = self.through.clone();
-        if driver() == Driver::Abspath {
+        if self.own_app {
             // An empty directory of the host that nothing is ever put into: each test mounts its own over it.
             let _is_there = fs::create_dir("/app");
             let own = ["unshare", "--mount", "--propagation", "private", "sh", "-c", OWN_APP, "sh"];

@@ -132,7 +132,8 @@ impl Room {
 
     /// Waits until no process of this test's dynos is left.
     pub fn wait_nothing_left(&self) {
-        let list = || procs::marked(&self.mark).into_iter().map(procs::describe).collect::<Vec<_>>().join("\n");
+        let list =
+            || procs::marked(&self.mark).into_iter().map(procs::describe).collect::<Vec<_>>().join("\n");
         let none = || procs::marked(&self.mark).is_empty().then_some(());
         eventually("no process of the dynos is left", list, none);
     }

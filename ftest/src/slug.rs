@@ -10,7 +10,8 @@ pub fn pack(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let stage = dir.join(format!("{name}.stage"));
     for (path, text) in files {
         let path = stage.join("app").join(path);
-        fs::create_dir_all(path.parent().expect("the path has a directory")).expect("a directory can be made");
+        fs::create_dir_all(path.parent().expect("the path has a directory"))
+            .expect("a directory can be made");
         fs::write(&path, text).expect("a file can be written");
         let mode = if path.parent().is_some_and(|dir| dir.ends_with("bin")) { 0o755 } else { 0o644 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode can be set");

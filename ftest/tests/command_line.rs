@@ -115,6 +115,7 @@ fn a_flag_beats_its_variable() {
     hsup.wait_up("web.4");
     drop(hsup);
     let hsup = room.bare(["start", "-s"]).arg(room.socket()).env("HSUP_START_NUMBER", "7");
-    let hsup = hsup.env("HSUP_DYNODRIVER", driver().to_string()).env("HSUP_CONTROL_DIR", room.control_dir()).up();
+    let hsup =
+        hsup.env("HSUP_DYNODRIVER", driver().to_string()).env("HSUP_CONTROL_DIR", room.control_dir()).up();
     hsup.wait_up("web.7");
 }

@@ -46,14 +46,27 @@ fn status_has_an_entry_a_type_and_one_a_dyno() {
     for dyno in status["Dynos"].as_array().expect("an array") {
         let fields: Vec<&str> = dyno.as_object().expect("an object").keys().map(String::as_str).collect();
         for field in [
-            "Name", "Type", "State", "Health", "Pid", "IPAddress", "Port", "Release", "StartedAt", "Restarts",
-            "LastExit", "NextRetryAt", "MemoryBytes", "CpuSeconds",
+            "Name",
+            "Type",
+            "State",
+            "Health",
+            "Pid",
+            "IPAddress",
+            "Port",
+            "Release",
+            "StartedAt",
+            "Restarts",
+            "LastExit",
+            "NextRetryAt",
+            "MemoryBytes",
+            "CpuSeconds",
         ] {
             assert!(fields.contains(&field), "{field} is not in {dyno}");
         }
         assert_eq!((&dyno["State"], &dyno["Restarts"]), (&"up".into(), &0.into()), "{dyno}");
     }
-    let ports: Vec<u64> = status["Dynos"].as_array().into_iter().flatten().filter_map(|d| d["Port"].as_u64()).collect();
+    let ports: Vec<u64> =
+        status["Dynos"].as_array().into_iter().flatten().filter_map(|d| d["Port"].as_u64()).collect();
     assert_eq!(ports, [5000, 5001, 5100]);
 }
 
@@ -134,7 +147,8 @@ fn clients_find_the_default_socket_of_their_app() {
     let room = Room::new();
     room.release(&room.app().process("web", "exec sleep 600", 1));
     let driver = hsup_ftest::driver().to_string();
-    let hsup = room.bare(["start", "-a", "shop", "-d", &driver]).env("HSUP_CONTROL_DIR", room.control_dir()).up();
+    let hsup =
+        room.bare(["start", "-a", "shop", "-d", &driver]).env("HSUP_CONTROL_DIR", room.control_dir()).up();
     hsup.wait_line("web.1: State changed from starting to up");
     assert!(room.path("runtime/hsup/shop.sock").exists());
     for args in [["ps", "-a", "shop"], ["ps", "--json", "--log-level=info"]] {

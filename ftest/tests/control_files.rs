@@ -25,7 +25,9 @@ fn refusal(room: &Room) -> String {
     assert!(fs::symlink_metadata(dir.join("rejected")).is_ok(), "{:?}", room.control_files());
     assert!(!dir.join("new").exists(), "{:?}", room.control_files());
     fs::remove_file(dir.join("last_error")).expect("it is there");
-    fs::remove_file(dir.join("rejected")).or_else(|_| fs::remove_dir(dir.join("rejected"))).expect("it is there");
+    fs::remove_file(dir.join("rejected"))
+        .or_else(|_| fs::remove_dir(dir.join("rejected")))
+        .expect("it is there");
     said
 }
 
@@ -45,10 +47,22 @@ fn a_bad_control_file_is_rejected_with_its_reason_and_the_dynos_run_on() {
         ("a text as version", app.clone().field("Version", "two").text().into(), "Version"),
         ("a negative version", app.clone().field("Version", -1).text().into(), "Version"),
         ("a number as config var", app.clone().field("Env", json!({"A": 1})).text().into(), "Env.A"),
-        ("Args as text", app.clone().field("Processes", json!([{"Type": "web", "Args": "x"}])).text().into(), "Args"),
-        ("no Args", app.clone().field("Processes", json!([{"Type": "web", "Args": []}])).text().into(), "Args"),
+        (
+            "Args as text",
+            app.clone().field("Processes", json!([{"Type": "web", "Args": "x"}])).text().into(),
+            "Args",
+        ),
+        (
+            "no Args",
+            app.clone().field("Processes", json!([{"Type": "web", "Args": []}])).text().into(),
+            "Args",
+        ),
         ("PORT not a number", app.clone().env("PORT", "http").text().into(), "PORT"),
-        ("two types of one name", room.app().process("web", "a", 1).process("web", "b", 1).text().into(), "web"),
+        (
+            "two types of one name",
+            room.app().process("web", "a", 1).process("web", "b", 1).text().into(),
+            "web",
+        ),
         ("a type that climbs", web("web/../x"), "web/../x"),
         ("a type without a name", web(""), "empty"),
         ("a type of 300 characters", web(&"x".repeat(300)), "63"),
@@ -174,7 +188,8 @@ fn a_full_disk_leaves_the_old_release_running_and_the_new_one_follows_when_there
     let room = Room::new();
     let mount = format!("mount -t tmpfs -o size=16k ftest {} && exec \"$@\"", room.control_dir().display());
     let hsup = room.hsup(["--poll-interval", "1s", "start"]);
-    let hsup = hsup.through(["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "sh"]).up();
+    let hsup =
+        hsup.through(["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "sh"]).up();
     // the control dir as hsup sees it
     let dir = format!("/proc/{}/root{}", hsup.pid(), room.control_dir().display());
     let put = |app: &App| {

@@ -23,7 +23,8 @@ fn every_dyno_of_the_formation_runs_with_a_port_of_its_own() {
     assert_eq!(hsup.wait_line("web.1 | ready"), "web.1 | ready on 6000");
     assert_eq!(hsup.wait_line("web.2 | ready"), "web.2 | ready on 6001");
     let status = hsup.get("/status").json();
-    let names: Vec<&Value> = status["Dynos"].as_array().into_iter().flatten().map(|dyno| &dyno["Name"]).collect();
+    let names: Vec<&Value> =
+        status["Dynos"].as_array().into_iter().flatten().map(|dyno| &dyno["Name"]).collect();
     assert_eq!(names, ["web.1", "web.2", "worker.1"], "{status}");
     assert_eq!((&status["Release"]["App"], &status["Release"]["Version"]), (&"app".into(), &"v1".into()));
     assert_eq!(room.control_files(), ["loaded"]);
@@ -65,7 +66,11 @@ fn a_crash_loop_backs_off_and_is_seen() {
 #[test]
 fn a_command_that_does_not_exist_is_a_crash_that_says_why() {
     let room = Room::new();
-    room.release(&room.app().process("web", "no-such-program-at-all", 1).process("worker", "exec sleep 600", 1));
+    room.release(&room.app().process("web", "no-such-program-at-all", 1).process(
+        "worker",
+        "exec sleep 600",
+        1,
+    ));
     let hsup = room.hsup(["start"]).up();
     hsup.wait_up("worker.1");
     let dyno = hsup.wait_dyno("web.1", "is crashed", |dyno| dyno["State"] == "crashed");
@@ -190,7 +195,12 @@ fn each_line_tells_its_dyno_and_no_line_is_lost_at_the_end() {
     let ended = room.hsup(["--oneshot", "start"]).end();
     let lines: Vec<&str> = ended.stdout.lines().collect();
     assert!(lines.iter().all(|line| line.starts_with("web.1 | ")), "{ended:?}");
-    let numbers: Vec<u32> = lines.iter().filter_map(|line| line.strip_prefix("web.1 | ")?.parse().ok()).collect();
+    let numbers: Vec<u32> =
+        lines.iter().filter_map(|line| line.strip_prefix("web.1 | ")?.parse().ok()).collect();
     assert_eq!(numbers, (1..=2000).collect::<Vec<u32>>());
-    assert!(lines.contains(&"web.1 | unfinished") && lines.contains(&"web.1 | err"), "{:?}", lines.get(1990..));
+    assert!(
+        lines.contains(&"web.1 | unfinished") && lines.contains(&"web.1 | err"),
+        "{:?}",
+        lines.get(1990..)
+    );
 }

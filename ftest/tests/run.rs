@@ -71,7 +71,8 @@ fn the_environment_is_that_of_a_dyno() {
 fn the_environment_of_hsup_itself_is_not_the_dynos() {
     let room = Room::new();
     room.release(&room.app());
-    let ended = room.hsup(["run", "env"]).env("SECRET_OF_HSUP", "x").env("HEROKU_ACCESS_TOKEN", "t0ken").end();
+    let ended =
+        room.hsup(["run", "env"]).env("SECRET_OF_HSUP", "x").env("HEROKU_ACCESS_TOKEN", "t0ken").end();
     assert!(ended.stdout.contains("DYNO=run.1"), "{ended:?}");
     for name in ["SECRET_OF_HSUP", "t0ken", "HSUP_STATE_DIR", "HSUP_CONTROL_DIR"] {
         assert!(!ended.stdout.contains(name), "{name} is hsup's own: {}", ended.stdout);
@@ -144,7 +145,9 @@ fn errors_of_a_one_off_dyno_go_to_stderr() {
 fn sigterm_ends_a_one_off_dyno_and_hsup_tells_how_it_ended() {
     let room = Room::new();
     room.release(&room.app());
-    let hsup = room.hsup(["run", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 600 & wait; done"]).up();
+    let hsup = room
+        .hsup(["run", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 600 & wait; done"])
+        .up();
     hsup.wait_line("ready");
     hsup.signal(Signal::SIGTERM);
     let ended = hsup.end();

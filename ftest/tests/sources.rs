@@ -26,10 +26,16 @@ fn the_procfile_of_the_folder_runs_with_its_env() {
     }
     let room = Room::new();
     let work = room.path("work");
-    fs::write(work.join("Procfile"), "# my app\nweb: echo $GREETING on $PORT; exec sleep 600\nworker: exec sleep 600\n")
-        .expect("a file can be written");
-    fs::write(work.join(".env"), format!("GREETING=\"hello world\"\nPORT=6200\nFTEST_MARK={}\n", room.mark()))
-        .expect("a file can be written");
+    fs::write(
+        work.join("Procfile"),
+        "# my app\nweb: echo $GREETING on $PORT; exec sleep 600\nworker: exec sleep 600\n",
+    )
+    .expect("a file can be written");
+    fs::write(
+        work.join(".env"),
+        format!("GREETING=\"hello world\"\nPORT=6200\nFTEST_MARK={}\n", room.mark()),
+    )
+    .expect("a file can be written");
     let hsup = room.bare(["start", "-s"]).arg(room.socket()).up();
     assert_eq!(hsup.wait_line("web.1 | "), "web.1 | hello world on 6200");
     hsup.wait_up("worker.1");
