@@ -11,14 +11,9 @@ pub struct App {
 impl App {
     /// Release 1 of an app, without process types; its dynos carry a mark in their environment.
     pub fn new(slug: &str, mark: &str) -> Self {
-        let fields = json!({
-            "Version": 1, "Name": "app", "Env": {"FTEST_MARK": mark}, "Slug": slug, "Stack": "heroku-24",
-            "Processes": [],
-        });
-        match fields {
-            Value::Object(fields) => Self { fields },
-            other => unreachable!("an object was written, not {other}"),
-        }
+        let app = Self { fields: Map::new() }.version(1).field("Name", "app");
+        let app = app.field("Env", json!({"FTEST_MARK": mark})).slug(slug);
+        app.field("Stack", "heroku-24").field("Processes", json!([]))
     }
 
     /// Any field, whether a control file has it or not.

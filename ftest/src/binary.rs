@@ -51,7 +51,7 @@ pub fn hsup_binary() -> PathBuf {
         "there is no hsup at {}: run `cargo build` (or `make test`) first, or name one with FTEST_BIN",
         path.display()
     );
-    path
+    path.canonicalize().expect("it is there")
 }
 
 /// Whether this run of the tests is with the one driver that a test is about; says so if not.

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::answer::{Answer, get, post};
+use crate::binary::hsup_binary;
 use crate::procs;
 use crate::room::Room;
 use crate::wait::{PATIENCE, eventually};
@@ -149,9 +150,9 @@ impl Hsup {
 
     /// The pid of hsup proper, the guardian's child.
     pub fn proper(&self) -> u32 {
-        let exe = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-        let same = |pid: &u32| exe(*pid).is_some() && exe(*pid) == exe(self.pid());
-        let find = || procs::children(self.pid()).into_iter().find(same);
+        let hsup = hsup_binary();
+        let is_hsup = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == hsup);
+        let find = || procs::children(self.pid()).into_iter().find(is_hsup);
         eventually("hsup proper is there", || self.printed(), find)
     }
 

@@ -204,3 +204,22 @@ fn each_line_tells_its_dyno_and_no_line_is_lost_at_the_end() {
         lines.get(1990..)
     );
 }
+
+#[test]
+fn no_two_dynos_have_the_same_port_and_none_is_left_out() {
+    let room = Room::new();
+    let app = |web| room.app().process("web", "exec sleep 600", web).process("worker", "exec sleep 600", 1);
+    // by foreman's convention web.101 and worker.1 would both have 5100
+    room.release(&app(100));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_up("worker.1");
+    room.release(&app(102));
+    hsup.wait_up("web.102");
+    hsup.wait_up("web.101");
+    let status = hsup.get("/status").json();
+    let mut ports: Vec<u64> =
+        status["Dynos"].as_array().into_iter().flatten().filter_map(|dyno| dyno["Port"].as_u64()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 103, "{ports:?}");
+}

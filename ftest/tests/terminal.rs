@@ -1,5 +1,6 @@
 //! One-off dynos at a terminal, which `script` of util-linux is for hsup.
 
+use std::ffi::OsString;
 use std::process::Command;
 
 use hsup_ftest::{Hsup, Launch, Room, missing, procs};
@@ -14,20 +15,16 @@ fn has_script() -> bool {
 }
 
 /// hsup at a terminal: `script` runs it there, hands on what is typed and ends with its code.
-fn at_a_terminal(room: &Room, launch: &Launch<'_>) -> Terminal {
-    let quoted = |word: &std::ffi::OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+fn at_a_terminal(room: &Room, launch: &Launch<'_>) -> Hsup {
+    let quoted = |word: &OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
     let line = launch.words().iter().map(quoted).collect::<Vec<_>>().join(" ");
-    let mut command = launch.command();
     let mut script = Command::new("script");
     script.args(["-qe", "-E", "never", "-c", &format!("exec {line}"), "/dev/null"]).env_clear();
-    script.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
+    let hsup = launch.command();
+    script.envs(hsup.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
     script.current_dir(room.path("work"));
-    command = script;
-    Terminal(Hsup::type_at(command, room))
+    Hsup::type_at(script, room)
 }
-
-/// hsup at a terminal.
-struct Terminal(Hsup);
 
 #[test]
 fn a_dyno_has_a_terminal_of_its_own() {
@@ -36,7 +33,7 @@ fn a_dyno_has_a_terminal_of_its_own() {
     }
     let room = Room::new();
     room.release(&room.app());
-    let Terminal(hsup) =
+    let hsup =
         at_a_terminal(&room, &room.hsup(["run", "tty; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 6"]));
     hsup.wait_line("/dev/pts/");
     hsup.wait_line("all three");
@@ -53,7 +50,7 @@ fn what_is_typed_reaches_the_dyno_and_ctrl_c_only_it() {
     room.release(&room.app());
     let line = "trap 'echo interrupted' INT; echo ready; read word; echo got $word; \
                 echo go on; while ! read -r word; do :; done; echo then $word; exit 4";
-    let Terminal(hsup) = at_a_terminal(&room, &room.hsup(["run", line]));
+    let hsup = at_a_terminal(&room, &room.hsup(["run", line]));
     hsup.wait_line("ready");
     hsup.type_text("first\n");
     hsup.wait_line("got first");
@@ -75,7 +72,7 @@ fn ctrl_c_ends_a_program_that_does_not_mind_it() {
     }
     let room = Room::new();
     room.release(&room.app());
-    let Terminal(hsup) = at_a_terminal(&room, &room.hsup(["run", "echo ready; exec sleep 600"]));
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "echo ready; exec sleep 600"]));
     hsup.wait_line("ready");
     hsup.type_text("\x03");
     let ended = hsup.end();
@@ -90,7 +87,7 @@ fn a_shell_has_job_control() {
     }
     let room = Room::new();
     room.release(&room.app());
-    let Terminal(hsup) = at_a_terminal(&room, &room.hsup(["run", "bash", "--norc", "-i"]));
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "bash", "--norc", "-i"]));
     hsup.type_text("echo $((40+2)) $-\n");
     let line = hsup.wait_line("42 ");
     assert!(line.contains('m') && line.contains('i'), "{line}");
@@ -107,7 +104,7 @@ fn a_terminal_that_closes_ends_hsup_and_the_dyno() {
     }
     let room = Room::new();
     room.release(&room.app());
-    let Terminal(hsup) = at_a_terminal(&room, &room.hsup(["run", "echo ready; exec sleep 600"]));
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "echo ready; exec sleep 600"]));
     hsup.wait_line("ready");
     procs::signal(hsup.pid(), nix::sys::signal::Signal::SIGKILL);
     room.wait_nothing_left();
