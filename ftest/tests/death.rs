@@ -21,6 +21,8 @@ fn kill_both(hsup: &Hsup) {
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         both.iter().for_each(|pid| procs::signal(*pid, signal));
     }
+    let dead = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("both have died", || both.map(procs::describe).join("\n"), dead);
 }
 
 #[test]
