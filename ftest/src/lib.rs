@@ -1,1 +1,29 @@
-//! Functional tests.
+//! Functional tests of hsup: the built binary over real sockets, files and processes.
+//!
+//! The tests stand in `tests/`, one file a theme; this library is what they share. Which binary and which
+//! driver is told by the environment, so that one set of tests holds for all:
+//! - `FTEST_BIN`: the binary; without it the `hsup` that cargo has built beside the tests;
+//! - `FTEST_DRIVER`: `simple` (default) or `abspath`;
+//! - `FTEST_REQUIRE=1`: a test that skips itself for want of something on this host fails instead.
+//!
+//! Every test has a [`Room`] of its own: directories, a control dir, a control socket, and a mark by which all
+//! processes of its dynos are found, wherever they went. No test sleeps: it waits for a line of hsup's output,
+//! or for a condition by [`eventually`]. Nothing here knows how hsup works inside.
+
+mod answer;
+mod app;
+mod binary;
+mod hsup;
+mod launch;
+pub mod procs;
+mod room;
+pub mod slug;
+mod wait;
+
+pub use answer::{Answer, get, post, request};
+pub use app::App;
+pub use binary::{Driver, driver, hsup_binary, is_about, missing};
+pub use hsup::{Ended, Hsup};
+pub use launch::Launch;
+pub use room::Room;
+pub use wait::{PATIENCE, eventually};

@@ -1,0 +1,73 @@
+//! What is tested: the binary and the driver.
+
+use std::env;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A dyno driver that the tests can be run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Subprocesses in the working directory.
+    Simple,
+    /// Subprocesses in `/app`, which each test has for itself in a mount namespace of its own.
+    Abspath,
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Simple => "simple",
+            Self::Abspath => "abspath",
+        })
+    }
+}
+
+/// The driver that `FTEST_DRIVER` names.
+///
+/// # Panics
+/// If it names none that the tests know.
+pub fn driver() -> Driver {
+    match env::var("FTEST_DRIVER").as_deref() {
+        Err(env::VarError::NotPresent) | Ok("" | "simple") => Driver::Simple,
+        Ok("abspath") => Driver::Abspath,
+        other => panic!("FTEST_DRIVER is {other:?}: use simple or abspath"),
+    }
+}
+
+/// The binary that `FTEST_BIN` names, else the one that cargo has built beside the tests.
+///
+/// # Panics
+/// If there is none.
+pub fn hsup_binary() -> PathBuf {
+    if let Some(named) = env::var_os("FTEST_BIN").filter(|named| !named.is_empty()) {
+        let path = PathBuf::from(&named).canonicalize();
+        return path.unwrap_or_else(|error| panic!("FTEST_BIN names {named:?}, which is not there: {error}"));
+    }
+    // target/debug/deps/run-0123456789abcdef
+    let test = env::current_exe().expect("the test knows where it is");
+    let path = test.ancestors().nth(2).expect("cargo puts tests into target/debug/deps").join("hsup");
+    assert!(
+        path.is_file(),
+        "there is no hsup at {}: run `cargo build` (or `make test`) first, or name one with FTEST_BIN",
+        path.display()
+    );
+    path.canonicalize().expect("it is there")
+}
+
+/// Whether this run of the tests is with the one driver that a test is about; says so if not.
+pub fn is_about(only: Driver) -> bool {
+    let about = driver() == only;
+    if !about {
+        println!("skip: this test is about the {only} driver");
+    }
+    about
+}
+
+/// A test cannot run because this host lacks something: says so, or fails if `FTEST_REQUIRE=1`.
+///
+/// # Panics
+/// With `FTEST_REQUIRE=1`.
+pub fn missing(what: &str) {
+    assert!(env::var("FTEST_REQUIRE").as_deref() != Ok("1"), "this host lacks {what}, and FTEST_REQUIRE=1");
+    println!("skip: this host lacks {what}");
+}

@@ -1,0 +1,83 @@
+//! hsup is killed: its dynos die with it, or at the latest when the next hsup starts.
+
+use hsup_ftest::{Hsup, Room, eventually, procs};
+use nix::sys::signal::Signal;
+
+/// A running hsup with two dynos, one of which has a daemon.
+fn running(room: &Room) -> Hsup {
+    let daemon = "setsid sh -c 'sleep 600 &'; echo ready; exec sleep 600";
+    room.release(&room.app().process("web", "exec sleep 600", 1).process("worker", daemon, 1));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_up("web.1");
+    hsup.wait_line("worker.1 | ready");
+    let three = || (procs::marked(room.mark()).len() >= 3).then_some(());
+    eventually("web, worker and the daemon of that are there", || hsup.printed(), three);
+    hsup
+}
+
+/// Kills guardian and hsup proper so that neither can do anything about it.
+fn kill_both(hsup: &Hsup) {
+    let both = [hsup.pid(), hsup.proper()];
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        both.iter().for_each(|pid| procs::signal(*pid, signal));
+    }
+    let dead = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("both have died", || both.map(procs::describe).join("\n"), dead);
+}
+
+#[test]
+fn the_guardian_kills_everything_when_hsup_is_killed() {
+    let room = Room::new();
+    let hsup = running(&room);
+    procs::signal(hsup.proper(), Signal::SIGKILL);
+    let ended = hsup.end();
+    room.assert_nothing_left();
+    assert_eq!(ended.code, 128 + 9, "{ended:?}");
+    assert!(ended.stderr.contains("killed by SIGKILL"), "{ended:?}");
+}
+
+#[test]
+fn hsup_kills_everything_when_the_guardian_is_killed() {
+    let room = Room::new();
+    let hsup = running(&room);
+    let proper = hsup.proper();
+    procs::signal(hsup.pid(), Signal::SIGKILL);
+    hsup.end();
+    room.wait_nothing_left();
+    let gone = || (!procs::alive(proper)).then_some(());
+    eventually("hsup proper has ended", || procs::describe(proper), gone);
+}
+
+#[test]
+fn the_next_start_kills_what_was_left_and_takes_the_socket_over() {
+    let room = Room::new();
+    let hsup = running(&room);
+    let pids = [hsup.dyno_pid("web.1"), hsup.dyno_pid("worker.1")];
+    kill_both(&hsup);
+    drop(hsup);
+    assert_eq!(pids.map(procs::alive), [true, true], "nobody could kill them");
+    assert!(room.socket().exists(), "nobody could remove it");
+    let hsup = room.hsup(["start"]).up();
+    assert!(!hsup.lines("left behind").is_empty(), "{}", hsup.printed());
+    assert_eq!(pids.map(procs::alive), [false, false]);
+    hsup.wait_up("web.1");
+    hsup.wait_line("worker.1 | ready");
+    let sleeps = || (procs::marked(room.mark()).len() == 3).then_some(());
+    eventually("the dynos and the daemon of this hsup are all there is", || hsup.printed(), sleeps);
+    assert_eq!(hsup.stop().code, 0);
+    room.assert_nothing_left();
+    let running = std::fs::read_dir(room.path("state/running")).expect("the ledger is there").count();
+    assert_eq!(running, 0, "the ledger is empty");
+}
+
+#[test]
+fn a_second_hsup_does_not_touch_the_dynos_of_a_living_one() {
+    let room = Room::new();
+    let hsup = running(&room);
+    let before = [hsup.dyno_pid("web.1"), hsup.dyno_pid("worker.1")];
+    // a one-off dyno beside the formation: same state dir, no socket
+    let ended = room.hsup(["-s", "none", "run", "echo beside"]).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "beside\n"), "{ended:?}");
+    assert_eq!([hsup.dyno_pid("web.1"), hsup.dyno_pid("worker.1")], before);
+    assert_eq!(before.map(procs::alive), [true, true]);
+}

@@ -1,0 +1,111 @@
+//! One-off dynos at a terminal, which `script` of util-linux is for hsup.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use hsup_ftest::{Hsup, Launch, Room, missing, procs};
+
+/// Whether there is `script`.
+fn has_script() -> bool {
+    let there = Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !there {
+        missing("script of util-linux");
+    }
+    there
+}
+
+/// hsup at a terminal: `script` runs it there, hands on what is typed and ends with its code.
+fn at_a_terminal(room: &Room, launch: &Launch<'_>) -> Hsup {
+    let quoted = |word: &OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+    let line = launch.words().iter().map(quoted).collect::<Vec<_>>().join(" ");
+    let mut script = Command::new("script");
+    script.args(["-qe", "-E", "never", "-c", &format!("exec {line}"), "/dev/null"]).env_clear();
+    let hsup = launch.command();
+    script.envs(hsup.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
+    script.current_dir(room.path("work"));
+    Hsup::type_at(script, room)
+}
+
+#[test]
+fn a_dyno_has_a_terminal_of_its_own() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup =
+        at_a_terminal(&room, &room.hsup(["run", "tty; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 6"]));
+    hsup.wait_line("/dev/pts/");
+    hsup.wait_line("all three");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 6, "{ended:?}");
+}
+
+#[test]
+fn what_is_typed_reaches_the_dyno_and_ctrl_c_only_it() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let line = "trap 'echo interrupted' INT; echo ready; read word; echo got $word; \
+                echo go on; while ! read -r word; do :; done; echo then $word; exit 4";
+    let hsup = at_a_terminal(&room, &room.hsup(["run", line]));
+    hsup.wait_line("ready");
+    hsup.type_text("first\n");
+    hsup.wait_line("got first");
+    hsup.wait_line("go on");
+    hsup.type_text("\x03");
+    hsup.wait_line("interrupted");
+    hsup.type_text("second\n");
+    hsup.wait_line("then second");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 4, "{ended:?}");
+    assert!(!ended.stdout.contains("stopping"), "hsup has taken it for itself: {ended:?}");
+    room.assert_nothing_left();
+}
+
+#[test]
+fn ctrl_c_ends_a_program_that_does_not_mind_it() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "echo ready; exec sleep 600"]));
+    hsup.wait_line("ready");
+    hsup.type_text("\x03");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 128 + 2, "{ended:?}");
+    room.assert_nothing_left();
+}
+
+#[test]
+fn a_shell_has_job_control() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "bash", "--norc", "-i"]));
+    hsup.type_text("echo $((40+2)) $-\n");
+    let line = hsup.wait_line("42 ");
+    assert!(line.contains('m') && line.contains('i'), "{line}");
+    hsup.type_text("exit 9\n");
+    let ended = hsup.end();
+    assert!(!ended.stdout.contains("no job control"), "{ended:?}");
+    assert_eq!(ended.code, 9, "{ended:?}");
+}
+
+#[test]
+fn a_terminal_that_closes_ends_hsup_and_the_dyno() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "echo ready; exec sleep 600"]));
+    hsup.wait_line("ready");
+    procs::signal(hsup.pid(), nix::sys::signal::Signal::SIGKILL);
+    room.wait_nothing_left();
+}
