@@ -34,6 +34,8 @@ impl<'a> Launch<'a> {
             ("HOME", room.path("work").into()),
             ("HSUP_STATE_DIR", room.path("state").into()),
             ("XDG_RUNTIME_DIR", room.path("runtime").into()),
+            // The events that tests wait for are told in the log, one-off dynos included.
+            ("HSUP_LOG", "info".into()),
         ];
         let env = env.into_iter().map(|(name, value)| (name.into(), value)).collect();
         Self {
