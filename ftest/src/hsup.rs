@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -17,6 +17,9 @@ use crate::binary::hsup_binary;
 use crate::procs;
 use crate::room::Room;
 use crate::wait::{PATIENCE, eventually};
+
+/// How long a killed hsup may take to be gone, with its socket.
+const DYING: Duration = Duration::from_secs(5);
 
 /// A running hsup. It is killed when dropped.
 #[derive(Debug)]
@@ -97,8 +100,11 @@ impl Output {
 impl Drop for Hsup {
     fn drop(&mut self) {
         // The child of the guardian first, so that the guardian does its work; what is left is the room's.
-        for pid in procs::children(self.pid()) {
-            procs::signal(pid, Signal::SIGKILL);
+        let children = procs::children(self.pid());
+        children.iter().for_each(|pid| procs::signal(*pid, Signal::SIGKILL));
+        let deadline = Instant::now() + DYING;
+        while Instant::now() < deadline && children.iter().any(|pid| procs::alive(*pid)) {
+            thread::yield_now();
         }
         let _ended = self.child.kill();
         let _reaped = self.child.wait();

@@ -9,9 +9,11 @@ use nix::unistd::Pid;
 /// How long the clean-up of a test waits for what it has killed.
 const KILLED: Duration = Duration::from_secs(5);
 
-/// Whether a process is there and has not ended.
+/// Whether a process is there and has not ended. One whose first thread has ended shows as a zombie and lives, with
+/// all that it has open, while it has other threads.
 pub fn alive(pid: u32) -> bool {
-    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X') || threads() > 1)
 }
 
 fn state(pid: u32) -> Option<char> {

@@ -133,3 +133,19 @@ fn a_crashed_dyno_is_not_started_again_beside_what_its_last_run_left() {
     hsup.wait_dyno("worker.1", "is crashed", |dyno: &Value| dyno["State"] == "crashed");
     assert_eq!(daemons(&room), [0; 0], "{}", hsup.printed());
 }
+
+#[test]
+fn a_dyno_whose_first_thread_has_ended_is_stopped_like_any_other() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return missing("python3");
+    }
+    let room = Room::new();
+    let program = "import ctypes, threading, time\n\
+        threading.Thread(target=lambda: (time.sleep(0.1), print(\"ready\", flush=True), time.sleep(600))).start()\n\
+        ctypes.CDLL(None).pthread_exit(None)";
+    room.release(&room.app().process("worker", &format!("exec python3 -c '{program}'"), 1));
+    let hsup = room.hsup(["--stop-timeout", "1s", "start"]).up();
+    hsup.wait_line("worker.1 | ready");
+    assert_eq!(hsup.stop().code, 0);
+    room.assert_nothing_left();
+}
