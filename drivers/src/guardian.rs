@@ -1,9 +1,13 @@
 //! The guardian: the parent process of hsup proper, and the last word on what hsup leaves behind.
 //!
-//! It has one thread, sleeps in one read, and does three things: it passes signals on to hsup, it reaps the
-//! processes that daemonised away from their dyno (it is their subreaper), and when hsup is gone, however it
-//! went, it kills every process below it and ends with hsup's exit status. As PID 1 of a container it is the
-//! init that such a container needs.
+//! It has one thread, sleeps in one read, and does three things: it receives the signals that are meant for hsup
+//! and tells it of them, it reaps the processes that daemonised away from their dyno (it is their subreaper), and
+//! when hsup is gone, however it went, it kills every process below it and ends with hsup's exit status. As PID 1
+//! of a container it is the init that such a container needs.
+//!
+//! hsup proper has these signals blocked and hears of them through a pipe. So a signal counts once, whether it
+//! was sent to the guardian, to the process group or by the terminal; one that comes while hsup is still starting
+//! is not lost; and the end of the pipe is the end of the guardian.
 //!
 //! It must not decide anything about dynos, and must not start a thread.
 
@@ -14,20 +18,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, getpid, getppid};
+use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2};
+use tokio::io::unix::AsyncFd;
 
 use crate::{process as proc, sys};
 
 /// The environment variable that marks the processes of a run: `HSUP_RUN=<instance>/<dyno>.<run>`.
 pub const MARK: &str = "HSUP_RUN";
 
-/// What the guardian passes on. Signals of the terminal reach hsup by themselves.
+/// What the guardian tells hsup of.
 const FORWARDED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
 
@@ -40,7 +46,6 @@ const CLEAN_UP: Duration = Duration::from_secs(10);
 pub struct Guardian {
     /// `None` where there is no guardian, as in unit tests.
     pid: Option<u32>,
-    pidfd: Option<OwnedFd>,
     dead: AtomicBool,
     instance: String,
     runs: AtomicU64,
@@ -49,23 +54,28 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Divides the process into guardian and hsup. The guardian never returns from this call.
+    /// Divides the process into guardian and hsup, which also gets the guardian's word on signals. The guardian
+    /// never returns from this call.
     ///
     /// To be called before any thread is started.
     ///
     /// # Errors
     /// If the process has several threads already, or the kernel refuses.
-    pub fn enter() -> io::Result<Self> {
-        let before = SigSet::thread_get_mask()?;
+    pub fn enter() -> io::Result<(Self, Signals)> {
         let mut watched: SigSet = FORWARDED.into_iter().collect();
         watched.add(Signal::SIGCHLD);
         // Blocked before the fork, so that a signal that comes in between waits instead of killing.
         watched.thread_block()?;
+        let (heard, told) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         match sys::fork_alone()? {
-            ForkResult::Parent { child } => guard(child, &watched),
+            ForkResult::Parent { child } => {
+                drop(heard);
+                guard(child, &watched, &told)
+            }
             ForkResult::Child => {
-                before.thread_set_mask()?;
-                Self::of_parent()
+                drop(told);
+                SigSet::from(Signal::SIGCHLD).thread_unblock()?;
+                Ok((Self::of_parent()?, Signals { heard }))
             }
         }
     }
@@ -74,7 +84,6 @@ impl Guardian {
     pub fn none() -> Self {
         Self {
             pid: None,
-            pidfd: None,
             dead: AtomicBool::new(true),
             instance: instance(process::id()),
             runs: AtomicU64::new(0),
@@ -85,15 +94,10 @@ impl Guardian {
     fn of_parent() -> io::Result<Self> {
         let parent = getppid();
         let pid = u32::try_from(parent.as_raw()).map_err(io::Error::other)?;
-        let pidfd = sys::pidfd_open(pid)?;
-        if getppid() != parent {
-            return Err(io::Error::other("the guardian has died"));
-        }
         sys::seal_inherited_descriptors();
         let open_files = raise_open_files()?;
         Ok(Self {
             pid: Some(pid),
-            pidfd: Some(pidfd),
             dead: AtomicBool::new(false),
             instance: instance(pid),
             runs: AtomicU64::new(0),
@@ -106,17 +110,13 @@ impl Guardian {
         &self.instance
     }
 
-    /// Waits for the guardian to die, which it never does by itself. From then on daemons are adopted by hsup.
+    /// The guardian has died: from now on daemons are looked for everywhere, and adopted by hsup.
     ///
     /// # Errors
-    /// If the guardian cannot be watched.
-    pub async fn died(&self) -> io::Result<()> {
-        let Some(pidfd) = &self.pidfd else { return std::future::pending().await };
-        let pidfd = sys::watch(pidfd.try_clone()?)?;
-        let _ready = pidfd.readable().await?;
+    /// If hsup cannot become their subreaper.
+    pub fn lost(&self) -> io::Result<()> {
         self.dead.store(true, Ordering::Release);
-        prctl::set_child_subreaper(true)?;
-        Ok(())
+        Ok(prctl::set_child_subreaper(true)?)
     }
 
     /// The mark of a new run of a dyno.
@@ -145,6 +145,48 @@ impl Guardian {
     }
 }
 
+/// The signals that the guardian has received for hsup.
+#[derive(Debug)]
+pub struct Signals {
+    heard: OwnedFd,
+}
+
+impl Signals {
+    /// Begins to listen; to be called within the runtime.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the pipe.
+    pub fn listen(self) -> io::Result<Listener> {
+        Ok(Listener { pipe: sys::watch(self.heard)? })
+    }
+}
+
+/// Listens to the guardian.
+#[derive(Debug)]
+pub struct Listener {
+    pipe: AsyncFd<OwnedFd>,
+}
+
+impl Listener {
+    /// The next signal; `None` when the guardian has died. Cancel safe.
+    ///
+    /// # Errors
+    /// If the pipe cannot be read.
+    pub async fn next(&mut self) -> io::Result<Option<Signal>> {
+        loop {
+            let mut ready = self.pipe.readable().await?;
+            let mut number = [0];
+            match nix::unistd::read(self.pipe.get_ref(), &mut number) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(Signal::try_from(i32::from(number[0])).ok()),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 /// `<boot id>-<pid>-<start time>`.
 fn instance(pid: u32) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -160,8 +202,8 @@ fn raise_open_files() -> io::Result<u64> {
     Ok(soft)
 }
 
-fn guard(hsup: Pid, watched: &SigSet) -> ! {
-    let status = match watch(hsup, watched) {
+fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> ! {
+    let status = match watch(hsup, watched, told) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("hsup: the guardian failed: {error}");
@@ -173,7 +215,7 @@ fn guard(hsup: Pid, watched: &SigSet) -> ! {
 }
 
 /// The guardian's life.
-fn watch(hsup: Pid, watched: &SigSet) -> io::Result<i32> {
+fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<i32> {
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"hsup-guardian")?;
     let signals = SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC)?;
@@ -186,10 +228,9 @@ fn watch(hsup: Pid, watched: &SigSet) -> io::Result<i32> {
                     return Ok(status);
                 }
             }
-            // Ctrl-C and a hang-up of the terminal go to the whole foreground group, hsup included.
-            Ok(_) if info.ssi_code == libc::SI_KERNEL => {}
+            // A pipe that is full holds more signals than anybody can have meant.
             Ok(signal) => {
-                let _gone = kill(hsup, signal);
+                let _full_or_gone = nix::unistd::write(told, &[signal as u8]);
             }
             Err(_) => {}
         }

@@ -4,7 +4,7 @@
 //! guardian are killed at once, the file stays, and with it the name by which the next hsup finds the
 //! processes that were left behind.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -57,6 +57,7 @@ pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), Le
         let entry = entry.map_err(failed("read", &dir))?;
         let name = entry.file_name();
         let Some(instance) = name.to_str().filter(|name| !is_running(name)) else { continue };
+        wait_for_owner(&fs::read_to_string(entry.path()).unwrap_or_default());
         killed += kill_marked(&format!("{MARK}={instance}/"));
         match fs::remove_file(entry.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -66,8 +67,27 @@ pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), Le
         }
     }
     let path = dir.join(guardian.instance());
-    File::create(&path).map_err(failed("create", &path))?;
+    let me = std::process::id();
+    let start_time = process::stat(me).map_or(0, |stat| stat.start_time);
+    fs::write(&path, format!("{me} {start_time}")).map_err(failed("write", &path))?;
     Ok((Entry { path }, killed))
+}
+
+/// Waits for an hsup proper (`<pid> <start time>`) whose guardian is dead to be gone, and its socket with it:
+/// it is either being killed or killing its dynos.
+fn wait_for_owner(owner: &str) {
+    let Some((pid, start_time)) = owner.split_once(' ') else { return };
+    let (Ok(pid), Ok(start_time)) = (pid.parse(), start_time.parse::<u64>()) else { return };
+    let Ok(pidfd) = sys::pidfd_open(pid) else { return };
+    if process::stat(pid).is_some_and(|stat| stat.start_time == start_time) && !ends_soon(&pidfd) {
+        tracing::error!("an hsup whose guardian was killed does not end: process {pid}");
+    }
+}
+
+/// Whether a process ends within `KILLED`.
+fn ends_soon(pidfd: &OwnedFd) -> bool {
+    let timeout = PollTimeout::try_from(KILLED).unwrap_or(PollTimeout::MAX);
+    matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout), Ok(1..))
 }
 
 /// Whether the guardian of that instance (`<boot>-<pid>-<start time>`) is alive.
@@ -75,7 +95,9 @@ fn is_running(instance: &str) -> bool {
     let mut parts = instance.rsplit('-');
     let start_time = parts.next().and_then(|text| text.parse().ok());
     let pid = parts.next().and_then(|text| text.parse().ok());
-    pid.and_then(process::stat).is_some_and(|stat| !stat.ended() && Some(stat.start_time) == start_time)
+    pid.is_some_and(|pid| {
+        process::is_alive(pid) && process::stat(pid).map(|stat| stat.start_time) == start_time
+    })
 }
 
 /// Kills every process that was started with such a mark, until none is left or `KILLED` has passed.
@@ -101,7 +123,7 @@ fn kill_marked(mark: &str) -> usize {
 }
 
 fn is_marked(pid: u32, mark: &str) -> bool {
-    process::stat(pid).is_some_and(|stat| !stat.ended()) && process::started_with(pid, mark)
+    process::is_alive(pid) && process::started_with(pid, mark)
 }
 
 /// The pidfd is opened first and the mark read again after, so that a reused pid is not killed.
@@ -133,8 +155,8 @@ mod tests {
         let live = Guardian::none();
         let mut left = marked_sleep(dead);
         let mut kept = marked_sleep(live.instance());
-        File::create(running.join(dead)).unwrap();
-        File::create(running.join(live.instance())).unwrap();
+        fs::write(running.join(dead), "").unwrap();
+        fs::write(running.join(live.instance()), "").unwrap();
 
         let (entry, killed) = enter(state.path(), &live).unwrap();
 

@@ -21,11 +21,11 @@ pub struct Stat {
     pub resident_pages: u64,
 }
 
-impl Stat {
-    /// Whether it has ended and only waits to be reaped.
-    pub fn ended(&self) -> bool {
-        matches!(self.state, 'Z' | 'X' | 'x')
-    }
+/// Whether there is such a process and it has not ended. One whose first thread has ended looks like one that
+/// waits to be reaped, but for its other threads.
+pub fn is_alive(pid: u32) -> bool {
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x') || threads() > 1)
 }
 
 /// Reads `/proc/PID/stat`.
@@ -128,9 +128,9 @@ mod tests {
     #[test]
     fn this_process_is_there_and_no_process_0() {
         let me = std::process::id();
-        assert!(stat(me).is_some_and(|stat| !stat.ended()));
+        assert!(is_alive(me));
         assert!(usage(me).is_some_and(|usage| usage.memory_bytes > 0));
-        assert_eq!(stat(0), None);
+        assert!(!is_alive(0));
         assert!(children(0).is_empty());
     }
 }

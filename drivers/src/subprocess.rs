@@ -96,7 +96,7 @@ impl Subprocess {
             roots.push(self.pid);
         }
         let mut members = process::with_descendants(roots);
-        members.retain(|pid| process::stat(*pid).is_some_and(|stat| !stat.ended()));
+        members.retain(|pid| process::is_alive(*pid));
         members
     }
 

@@ -59,9 +59,10 @@ pub fn describe(pid: u32) -> String {
     format!("{pid} (state {:?}, parent {:?}): {cmdline}", state(pid), parent(pid))
 }
 
-/// The environment that a process was started with.
+/// The environment that a process was started with. In the middle of an exec there is none to be read.
 pub fn environment(pid: u32) -> Vec<String> {
-    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let read = || fs::read(format!("/proc/{pid}/environ")).ok().filter(|bytes| !bytes.is_empty());
+    let bytes = eventually("the environment of a process", || describe(pid), read);
     let vars = bytes.split(|byte| *byte == 0).filter(|var| !var.is_empty());
     vars.map(|var| String::from_utf8_lossy(var).into_owned()).collect()
 }

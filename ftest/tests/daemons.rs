@@ -71,14 +71,6 @@ fn a_daemon_that_forked_twice() {
 }
 
 #[test]
-fn a_daemon_that_clears_its_environment() {
-    // nginx and others overwrite theirs, so that nothing which hsup gave them is left to be read there
-    let room = Room::new();
-    let line = format!("env -i setsid sh -c '{} &' ; exec sleep 600", sleeper(&room));
-    stops_with_its_dyno(&line, &room);
-}
-
-#[test]
 fn a_daemon_that_ignores_sigterm() {
     let room = Room::new();
     let line = format!("setsid sh -c 'trap \"\" TERM; {} &' ; exec sleep 600", sleeper(&room));

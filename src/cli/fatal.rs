@@ -32,6 +32,11 @@ impl Fatal {
         Self { code: ExitCode::System, text }
     }
 
+    /// The source of releases can be opened, and what it holds is not valid.
+    pub(super) fn invalid(error: impl Error) -> Self {
+        Self::new(ExitCode::ReleaseInvalid, &error)
+    }
+
     /// The source of releases cannot be opened.
     pub(super) fn source(error: impl Error) -> Self {
         Self::new(ExitCode::NoSource, &error)

@@ -1,15 +1,15 @@
 //! `hsup start`, `run` and `build`: everything is built, run, drained and taken down in one place.
 
 use std::future::pending;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsup_drivers::guardian::Guardian;
+use hsup_drivers::guardian::{self, Guardian};
 use hsup_drivers::{AbsPath, DynoDriver, Simple, Stdio, ledger};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use nix::sys::signal::Signal;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -27,8 +27,8 @@ use crate::model::{Action, AppName, Bind, Startup};
 use crate::slug::{Limits, Slugs};
 use crate::sources::ReleaseSource;
 use crate::sources::control_dir::ControlDir;
-use crate::sources::payload::{self, PayloadSource};
-use crate::sources::procfile::Procfile;
+use crate::sources::payload::{self, PayloadError, PayloadSource};
+use crate::sources::procfile::{Procfile, ProcfileError};
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -43,14 +43,19 @@ pub fn supervise(config: Config) -> process::ExitCode {
     let ring = crate::log::init(&config.log);
     let ended = guardian
         .map_err(Fatal::system("divide into guardian and supervisor"))
-        .and_then(|guardian| run(&config, Arc::new(guardian), ring));
+        .and_then(|(guardian, signals)| run(&config, Arc::new(guardian), signals, ring));
     match ended {
         Ok(code) => process::ExitCode::from(code),
         Err(fatal) => fatal.report(),
     }
 }
 
-fn run(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, Fatal> {
+fn run(
+    config: &Config,
+    guardian: Arc<Guardian>,
+    signals: guardian::Signals,
+    ring: Arc<Ring>,
+) -> Result<u8, Fatal> {
     // One thread supervises: a crash is heard, judged and answered without waking another one. What takes
     // long (fetching, unpacking, file work of sources) goes to the blocking threads.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,14 +63,20 @@ fn run(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, 
         .enable_all()
         .build()
         .map_err(Fatal::system("start the runtime"))?;
-    let result = runtime.block_on(supervise_all(config, guardian, ring));
+    let result = runtime.block_on(supervise_all(config, guardian, signals, ring));
     // A read of the keyboard or a look-up of a host name may still be going on, and nobody waits for it.
     runtime.shutdown_background();
     result
 }
 
 /// Build, run, drain.
-async fn supervise_all(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>) -> Result<u8, Fatal> {
+async fn supervise_all(
+    config: &Config,
+    guardian: Arc<Guardian>,
+    signals: guardian::Signals,
+    ring: Arc<Ring>,
+) -> Result<u8, Fatal> {
+    let signals = signals.listen().map_err(Fatal::system("receive signals"))?;
     let source = Source::open(config)?;
     let driver = driver(config.driver, &source.binds, &guardian)?;
     if config.logplex_url.is_some() {
@@ -76,7 +87,8 @@ async fn supervise_all(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
     }
     let socket = bind_socket(config).await?;
-    let mut signals = Signals::listen(ring).map_err(Fatal::system("receive signals"))?;
+    let at_terminal = io::stdin().is_terminal();
+    let mut obedience = Obedience { signals, guardian, ring, at_terminal };
 
     let terminal = match &source.action {
         Action::Run(_) => Terminal::open().map_err(Fatal::system("open a terminal for the dyno"))?,
@@ -97,8 +109,7 @@ async fn supervise_all(config: &Config, guardian: Arc<Guardian>, ring: Arc<Ring>
 
     let outcome = tokio::select! {
         outcome = supervising => outcome,
-        never = signals.obey(&shutdown, &reread) => match never {},
-        never = follow_guardian(&guardian, &shutdown) => match never {},
+        never = obedience.obey(&shutdown, &reread) => match never {},
         () = follow_window(terminal.as_ref()) => Outcome::Stopped,
     };
 
@@ -134,16 +145,16 @@ impl Source {
         let releases: Box<dyn ReleaseSource> = match &config.source {
             None => return Err(Fatal::no_source()),
             Some(SourceChoice::Payload { text }) => {
-                return payload::decode(text.expose()).map(Self::of_startup).map_err(Fatal::source);
+                return payload::decode(text.expose()).map(Self::of_startup).map_err(payload_fatal);
             }
             Some(SourceChoice::PayloadFile { path }) => {
-                return payload::read_file(path).map(Self::of_startup).map_err(Fatal::source);
+                return payload::read_file(path).map(Self::of_startup).map_err(payload_fatal);
             }
             Some(SourceChoice::ControlDir { dir }) => {
                 Box::new(ControlDir::open(dir.clone(), app, config.poll_interval).map_err(Fatal::source)?)
             }
             Some(SourceChoice::Procfile { path, explicit: _ }) => {
-                Box::new(Procfile::open(path.clone(), app, inherited_vars()).map_err(Fatal::source)?)
+                Box::new(Procfile::open(path.clone(), app, inherited_vars()).map_err(procfile_fatal)?)
             }
         };
         let action = match &config.command {
@@ -177,6 +188,28 @@ impl Source {
         };
         let policy = Policy { one_shot: self.one_shot, stop_timeout: config.stop_timeout };
         Settings { work, start_number: self.start_number, policy, skip_build: self.skip_build }
+    }
+}
+
+/// A payload that cannot be read is another thing than one that is wrong.
+fn payload_fatal(error: PayloadError) -> Fatal {
+    match error {
+        PayloadError::NotBase64
+        | PayloadError::Content(_)
+        | PayloadError::NoName
+        | PayloadError::Invalid(_) => Fatal::invalid(error),
+        PayloadError::NotAFile { .. }
+        | PayloadError::TooLarge { .. }
+        | PayloadError::Read { .. }
+        | PayloadError::Remove { .. } => Fatal::source(error),
+    }
+}
+
+/// So for a Procfile.
+fn procfile_fatal(error: ProcfileError) -> Fatal {
+    match error {
+        ProcfileError::Lines(_) => Fatal::invalid(error),
+        ProcfileError::Missing { .. } | ProcfileError::Read { .. } => Fatal::source(error),
     }
 }
 
@@ -235,42 +268,52 @@ fn serve(
     (close, served)
 }
 
-/// What hsup does on signals.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    dump: Signal,
+/// What hsup does on signals, and when there is nobody left to tell of them.
+struct Obedience {
+    signals: guardian::Listener,
+    guardian: Arc<Guardian>,
     ring: Arc<Ring>,
+    /// Whether a hang-up ends hsup, as that of its terminal does.
+    at_terminal: bool,
 }
 
 /// The type of what never happens.
 enum Never {}
 
-impl Signals {
-    fn listen(ring: Arc<Ring>) -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-            dump: signal(SignalKind::user_defined1())?,
-            ring,
-        })
-    }
-
+impl Obedience {
     async fn obey(&mut self, shutdown: &watch::Sender<Shutdown>, reread: &Notify) -> Never {
         loop {
-            tokio::select! {
-                Some(()) = self.terminate.recv() => escalate(shutdown),
-                Some(()) = self.interrupt.recv() => escalate(shutdown),
-                Some(()) = self.hang_up.recv() => reread.notify_one(),
-                Some(()) = self.dump.recv() => {
+            match self.signals.next().await {
+                Ok(Some(Signal::SIGTERM | Signal::SIGINT)) => escalate(shutdown),
+                Ok(Some(Signal::SIGQUIT)) => drop(shutdown.send_replace(Shutdown::Now)),
+                // A terminal that has hung up is no terminal any more.
+                Ok(Some(Signal::SIGHUP)) if self.at_terminal && !io::stdin().is_terminal() => {
+                    escalate(shutdown)
+                }
+                Ok(Some(Signal::SIGHUP)) => reread.notify_one(),
+                Ok(Some(Signal::SIGUSR1)) => {
                     if let Err(error) = self.ring.dump(io::stderr()) {
                         tracing::warn!(%error, "cannot write the diagnostic ring");
                     }
                 }
+                Ok(Some(_)) => {}
+                Ok(None) => return self.mourn(shutdown).await,
+                Err(error) => {
+                    tracing::error!(%error, "cannot hear the guardian process");
+                    return self.mourn(shutdown).await;
+                }
             }
         }
+    }
+
+    /// Without its guardian hsup can no longer promise that dynos die with it: they die now.
+    async fn mourn(&self, shutdown: &watch::Sender<Shutdown>) -> Never {
+        tracing::error!("the guardian process was killed; killing every dyno");
+        if let Err(error) = self.guardian.lost() {
+            tracing::error!(%error, "cannot adopt the daemons of dynos");
+        }
+        shutdown.send_replace(Shutdown::Now);
+        pending().await
     }
 }
 
@@ -282,16 +325,6 @@ fn escalate(shutdown: &watch::Sender<Shutdown>) {
             Shutdown::Graceful | Shutdown::Now => Shutdown::Now,
         };
     });
-}
-
-/// Without its guardian hsup can no longer promise that dynos die with it: they die now.
-async fn follow_guardian(guardian: &Guardian, shutdown: &watch::Sender<Shutdown>) -> Never {
-    match guardian.died().await {
-        Ok(()) => tracing::error!("the guardian process was killed; killing every dyno"),
-        Err(error) => tracing::error!(%error, "cannot watch the guardian process; killing every dyno"),
-    }
-    shutdown.send_replace(Shutdown::Now);
-    pending().await
 }
 
 /// Keeps the size of a dyno's terminal that of hsup's own.
