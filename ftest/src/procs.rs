@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::wait::eventually;
+
 /// How long the clean-up of a test waits for what it has killed.
 const KILLED: Duration = Duration::from_secs(5);
 

@@ -4,10 +4,13 @@ mod handle;
 mod plan;
 mod ports;
 mod prepare;
+mod preparing;
 mod supervisor;
+mod work;
 
 #[cfg(test)]
 pub(crate) use handle::Command;
 pub use handle::{FormationHandle, FormationStatus, ShuttingDown};
 pub use prepare::{PrepareError, Preparer};
-pub use supervisor::{LOGS_STAY, Outcome, Settings, Shutdown, Supervisor, Work};
+pub use supervisor::Supervisor;
+pub use work::{LOGS_STAY, Outcome, Settings, Shutdown, Work};

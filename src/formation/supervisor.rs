@@ -7,77 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use hsup_drivers::{BoxFuture, DynoSpec, Stdio};
+use hsup_drivers::{DynoSpec, Stdio};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::handle::{Command, FormationHandle, FormationStatus};
 use super::plan::{Desired, Generation, Observed, plan};
 use super::ports::{desired_dynos, one_off_port};
 use super::prepare::{PrepareError, Preparer};
+use super::preparing::{Preparing, PreparingState};
+use super::work::{LOGS_STAY, Outcome, Settings, Shutdown, Work};
 use crate::dyno::{self, Dyno, DynoHandle, DynoStatus, Ended, LastExit, Policy, retry_after};
 use crate::explain;
 use crate::logs::Console;
-use crate::model::{self, DynoName, ProcessType, Quantities, Release, Target};
-
-/// What becomes of log lines that a release or a flag wants shipped.
-pub const LOGS_STAY: &str = "log shipping is not in this build; log lines go to the console only";
-
-/// What is to be done with releases.
-#[derive(Clone, Debug)]
-pub enum Work {
-    /// Keep the dynos of the formation running.
-    Formation {
-        /// How many of each type.
-        quantities: Quantities,
-    },
-    /// Run this command once, as `run.1`.
-    OneOff {
-        /// The command.
-        command: model::Command,
-        /// Where its input and output are connected.
-        stdio: Stdio,
-    },
-    /// Prepare the first release and end.
-    Build,
-}
-
-/// How the supervisor works.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// What is to be done.
-    pub work: Work,
-    /// The number of the first dyno of each type.
-    pub start_number: u32,
-    /// What holds for every dyno.
-    pub policy: Policy,
-    /// Whether releases come prepared.
-    pub skip_build: bool,
-}
-
-/// Whether, and how, everything is to end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shutdown {
-    /// Not at all.
-    #[default]
-    No,
-    /// In good order: every dyno is told to end and has its time for it.
-    Graceful,
-    /// Now: every dyno is killed.
-    Now,
-}
-
-/// How it all ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Everything was stopped, by a shutdown or by an operator.
-    Stopped,
-    /// Every dyno that runs once has run; the highest of their exit statuses.
-    Finished(u8),
-    /// The release of a one-shot start could not be prepared.
-    NotPrepared,
-}
+use crate::model::{DynoName, ProcessType, Quantities, Release, Target};
 
 /// A release that dynos are made from.
 struct Live {
@@ -85,33 +29,6 @@ struct Live {
     generation: Generation,
     desired: Vec<Desired>,
     env: Arc<[(String, String)]>,
-}
-
-/// A release on its way to being live.
-struct Preparing {
-    release: Arc<Release>,
-    desired: Vec<Desired>,
-    failures: u32,
-    state: PreparingState,
-}
-
-enum PreparingState {
-    Working(BoxFuture<'static, Result<(), PrepareError>>),
-    RetryAt(Instant),
-}
-
-impl Preparing {
-    /// Waits for the attempt that is going on; or for the time of the next one, which gives `None`.
-    async fn next(this: &mut Option<Self>) -> Option<Result<(), PrepareError>> {
-        match this.as_mut().map(|preparing| &mut preparing.state) {
-            None => std::future::pending().await,
-            Some(PreparingState::Working(work)) => Some(work.await),
-            Some(PreparingState::RetryAt(at)) => {
-                sleep_until(*at).await;
-                None
-            }
-        }
-    }
 }
 
 struct Member {
