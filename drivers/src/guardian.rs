@@ -24,6 +24,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2};
 use tokio::io::unix::AsyncFd;
@@ -203,6 +204,7 @@ fn raise_open_files() -> io::Result<u64> {
 }
 
 fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> ! {
+    let terminal = tcgetattr(io::stdin()).ok();
     let status = match watch(hsup, watched, told) {
         Ok(status) => status,
         Err(error) => {
@@ -211,6 +213,10 @@ fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> ! {
             70
         }
     };
+    // An hsup that was killed could not put its terminal back as it was.
+    if let Some(settings) = terminal.filter(|_| status > 128) {
+        let _terminal_is_gone = tcsetattr(io::stdin(), SetArg::TCSANOW, &settings);
+    }
     process::exit(status);
 }
 
