@@ -37,6 +37,7 @@ pub mod logs;
 pub mod model;
 pub mod slug;
 pub mod sources;
+pub mod stderr;
 
 /// An error with its causes, in one line.
 pub fn explain(error: &dyn std::error::Error) -> String {

@@ -18,6 +18,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::diagnostics::{Ring, RingLayer};
+use crate::stderr::Stderr;
 
 /// What the targets of hsup's own records start with; the ring keeps no others.
 const OWN_TARGETS: &str = "hsup";
@@ -110,11 +111,12 @@ impl Default for LogConfig {
     }
 }
 
-/// Sets the log up for the whole process and gives the ring of the most recent records. It is called once.
-pub fn init(config: &LogConfig) -> Arc<Ring> {
+/// Sets the log up for the whole process, to be written to `out`, and gives the ring of the most recent records. It
+/// is called once.
+pub fn init(config: &LogConfig, out: Stderr) -> Arc<Ring> {
     let ring = Arc::new(Ring::default());
     let colour = config.colour && io::stderr().is_terminal();
-    let subscriber = subscriber(config, colour, io::stderr, ring.clone());
+    let subscriber = subscriber(config, colour, move || out.clone(), ring.clone());
     tracing::subscriber::set_global_default(subscriber).expect("the log is set up once");
     ring
 }

@@ -11,10 +11,12 @@
 //!
 //! It must not decide anything about dynos, and must not start a thread.
 
-use std::io;
+use std::collections::HashMap;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,7 +31,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2};
 use tokio::io::unix::AsyncFd;
 
-use crate::{process as proc, sys};
+use crate::{Exit, process as proc, sys};
 
 /// The environment variable that marks the processes of a run: `HSUP_RUN=<instance>/<dyno>.<run>`.
 pub const MARK: &str = "HSUP_RUN";
@@ -50,6 +52,8 @@ pub struct Guardian {
     dead: AtomicBool,
     instance: String,
     runs: AtomicU64,
+    /// The strays that have been seen, by pid.
+    known: Mutex<HashMap<u32, Stray>>,
     /// The soft limit of open files with which hsup was started, and which dynos get.
     open_files: u64,
 }
@@ -68,10 +72,11 @@ impl Guardian {
         // Blocked before the fork, so that a signal that comes in between waits instead of killing.
         watched.thread_block()?;
         let (heard, told) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let others = proc::children(process::id());
         match sys::fork_alone()? {
             ForkResult::Parent { child } => {
                 drop(heard);
-                guard(child, &watched, &told)
+                guard(child, &watched, &told, &others)
             }
             ForkResult::Child => {
                 drop(told);
@@ -88,6 +93,7 @@ impl Guardian {
             dead: AtomicBool::new(true),
             instance: instance(process::id()),
             runs: AtomicU64::new(0),
+            known: Mutex::default(),
             open_files: u64::MAX,
         }
     }
@@ -102,6 +108,7 @@ impl Guardian {
             dead: AtomicBool::new(false),
             instance: instance(pid),
             runs: AtomicU64::new(0),
+            known: Mutex::default(),
             open_files,
         })
     }
@@ -120,22 +127,34 @@ impl Guardian {
         Ok(prctl::set_child_subreaper(true)?)
     }
 
-    /// The mark of a new run of a dyno.
+    /// The mark of a new run of a dyno: the value of [`MARK`].
     pub(crate) fn mark(&self, dyno: &str) -> String {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
-        format!("{MARK}={}/{dyno}.{run}", self.instance)
+        format!("{}/{dyno}.{run}", self.instance)
     }
 
     /// The processes that may have daemonised away from a dyno: the children of the guardian or, without it,
-    /// every process there is.
-    pub(crate) fn strays(&self) -> Vec<u32> {
-        match self.pid {
-            Some(guardian) if !self.dead.load(Ordering::Acquire) => {
-                let me = process::id();
-                proc::children(guardian).into_iter().filter(|pid| *pid != me).collect()
-            }
+    /// every process there is. Each one's mark is read when it is first seen, and once: a program may overwrite
+    /// its environment later.
+    pub(crate) fn strays(&self) -> Vec<Stray> {
+        let me = process::id();
+        let pids = match self.pid {
+            Some(guardian) if !self.dead.load(Ordering::Acquire) => proc::children(guardian),
             Some(_) | None => proc::all().unwrap_or_default(),
+        };
+        let pids = pids.into_iter().filter(|pid| *pid != me);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *known);
+        for (pid, stat) in
+            pids.filter_map(|pid| Some((pid, proc::stat(pid)?))).filter(|(pid, stat)| stat.is_alive(*pid))
+        {
+            let same = before.get(&pid).filter(|stray| stray.start_time == stat.start_time);
+            // A mark that is not there yet may be there later: a process that is being exec'd shows none.
+            let mark = same.and_then(|stray| stray.mark.clone()).or_else(|| proc::variable(pid, MARK));
+            let (session, start_time) = (stat.session, stat.start_time);
+            known.insert(pid, Stray { pid, session, start_time, mark });
         }
+        known.values().cloned().collect()
     }
 
     /// Gives a dyno the limit of open files with which hsup was started.
@@ -144,6 +163,16 @@ impl Guardian {
             tracing::debug!(%pid, %error, "cannot restore the limit of open files");
         }
     }
+}
+
+/// A process that may have left its dyno.
+#[derive(Clone, Debug)]
+pub(crate) struct Stray {
+    pub(crate) pid: u32,
+    pub(crate) session: u32,
+    start_time: u64,
+    /// The value of [`MARK`] that it was started with.
+    pub(crate) mark: Option<String>,
 }
 
 /// The signals that the guardian has received for hsup.
@@ -188,11 +217,19 @@ impl Listener {
     }
 }
 
-/// `<boot id>-<pid>-<start time>`.
+/// `<boot id>-<pid namespace>-<pid>-<start time>`.
 fn instance(pid: u32) -> String {
+    format!("{}-{pid}-{}", place(), proc::stat(pid).map_or(0, |stat| stat.start_time))
+}
+
+/// What pids of ours mean something in: this boot, and this pid namespace. Containers that share a state dir
+/// share neither.
+pub(crate) fn place() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-    format!("{boot}-{pid}-{}", proc::stat(pid).map_or(0, |stat| stat.start_time))
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let namespace: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    format!("{boot}-{namespace}")
 }
 
 /// Each dyno takes three descriptors, and the usual soft limit of 1024 stems from select(2), which hsup does
@@ -203,13 +240,25 @@ fn raise_open_files() -> io::Result<u64> {
     Ok(soft)
 }
 
-fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> ! {
+fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd, others: &[u32]) -> ! {
     let terminal = tcgetattr(io::stdin()).ok();
-    let status = match watch(hsup, watched, told) {
-        Ok(status) => status,
+    let ended = watch(hsup, watched, told);
+    let mut words = Vec::new();
+    if ended.is_err() {
+        let _gone = kill(hsup, Signal::SIGKILL);
+    }
+    if clean_up(others).is_err() {
+        words
+            .push("hsup: some processes of its dynos cannot be killed; look for them below pid 1".to_owned());
+    }
+    let status = match ended {
+        Ok(Exit::Code(code)) => i32::from(code),
+        Ok(exit @ Exit::Signal(_)) => {
+            words.insert(0, format!("hsup: {exit}; its dynos have been killed"));
+            i32::from(exit.status())
+        }
         Err(error) => {
-            eprintln!("hsup: the guardian failed: {error}");
-            let _gone = kill(hsup, Signal::SIGKILL);
+            words.insert(0, format!("hsup: the guardian failed: {error}; everything has been killed"));
             70
         }
     };
@@ -217,11 +266,15 @@ fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> ! {
     if let Some(settings) = terminal.filter(|_| status > 128) {
         let _terminal_is_gone = tcsetattr(io::stdin(), SetArg::TCSANOW, &settings);
     }
+    // Last, since to speak may take for ever, and fail.
+    for word in words {
+        let _nobody_listens = writeln!(io::stderr(), "{word}");
+    }
     process::exit(status);
 }
 
 /// The guardian's life.
-fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<i32> {
+fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<Exit> {
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"hsup-guardian")?;
     let signals = SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC)?;
@@ -229,9 +282,8 @@ fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<i32> {
         let Some(info) = signals.read_signal()? else { continue };
         match Signal::try_from(info.ssi_signo.cast_signed()) {
             Ok(Signal::SIGCHLD) => {
-                if let Some(status) = reap(hsup)? {
-                    clean_up(&signals)?;
-                    return Ok(status);
+                if let Some(exit) = reap(hsup)? {
+                    return Ok(exit);
                 }
             }
             // A pipe that is full holds more signals than anybody can have meant.
@@ -243,16 +295,17 @@ fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<i32> {
     }
 }
 
-/// Reaps what has ended; the exit status once hsup has. Every child of the guardian but hsup is a daemon that
-/// nobody else waits for, so that any child may be reaped here.
-fn reap(hsup: Pid) -> io::Result<Option<i32>> {
+/// Reaps what has ended; how hsup ended, once it has. Every other child of the guardian is a daemon that nobody
+/// else waits for, so that any child may be reaped here.
+fn reap(hsup: Pid) -> io::Result<Option<Exit>> {
     let mut ended = None;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == hsup => ended = Some(code),
+            Ok(WaitStatus::Exited(pid, code)) if pid == hsup => {
+                ended = Some(Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)));
+            }
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == hsup => {
-                eprintln!("hsup: killed by {signal}; killing its dynos");
-                ended = Some(128 + signal as i32);
+                ended = Some(Exit::Signal(signal as i32))
             }
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(ended),
             Ok(_) | Err(Errno::EINTR) => {}
@@ -262,30 +315,26 @@ fn reap(hsup: Pid) -> io::Result<Option<i32>> {
 }
 
 /// Kills every process below the guardian: with hsup gone all of them are its children or become so when their
-/// own parent is killed, so that killing children until there are none kills all.
-fn clean_up(signals: &SignalFd) -> io::Result<()> {
+/// own parent is killed, so that killing children until there are none kills all. Left alone are `others`,
+/// children that the guardian had before it was one: the shell that became hsup had started them.
+fn clean_up(others: &[u32]) -> io::Result<()> {
     let deadline = Instant::now() + CLEAN_UP;
     loop {
-        let children = proc::children(getpid().as_raw().cast_unsigned());
-        if children.is_empty() {
-            return Ok(());
-        }
+        reap(getpid())?;
+        let mut children = proc::children(getpid().as_raw().cast_unsigned());
+        children.retain(|child| !others.contains(child));
+        let Some(&first) = children.first() else { return Ok(()) };
+        // Looked at before it is killed: a child that has not been reaped cannot have become another process.
+        let pidfd = sys::pidfd_open(first)?;
         for child in children {
             let _gone = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            eprintln!("hsup: some processes of its dynos cannot be killed; look for them below pid 1");
-            return Ok(());
-        }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => {
-                let _any_signal = signals.read_signal()?;
-            }
+        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        reap(getpid())?;
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::guardian::{Guardian, MARK};
+use crate::guardian::{Guardian, MARK, place};
 use crate::{KillSignal, process, sys};
 
 /// How long to wait for the processes that a dead hsup left behind to be gone once they are killed.
@@ -56,9 +56,10 @@ pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), Le
     for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
         let entry = entry.map_err(failed("read", &dir))?;
         let name = entry.file_name();
-        let Some(instance) = name.to_str().filter(|name| !is_running(name)) else { continue };
+        let ours = |name: &&str| is_of_this_place(name) && !is_running(name);
+        let Some(instance) = name.to_str().filter(ours) else { continue };
         wait_for_owner(&fs::read_to_string(entry.path()).unwrap_or_default());
-        killed += kill_marked(&format!("{MARK}={instance}/"));
+        killed += kill_marked(&format!("{instance}/"));
         match fs::remove_file(entry.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed("remove", &entry.path())(error));
@@ -90,7 +91,15 @@ fn ends_soon(pidfd: &OwnedFd) -> bool {
     matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout), Ok(1..))
 }
 
-/// Whether the guardian of that instance (`<boot>-<pid>-<start time>`) is alive.
+/// Whether the pids of that instance are pids of this pid namespace, or were before the host was booted anew. Of
+/// others nothing can be known from here.
+fn is_of_this_place(instance: &str) -> bool {
+    let place = place();
+    let same_boot = instance.split('-').next() == place.split('-').next();
+    !same_boot || instance.starts_with(&format!("{place}-"))
+}
+
+/// Whether the guardian of that instance is alive.
 fn is_running(instance: &str) -> bool {
     let mut parts = instance.rsplit('-');
     let start_time = parts.next().and_then(|text| text.parse().ok());
@@ -123,7 +132,7 @@ fn kill_marked(mark: &str) -> usize {
 }
 
 fn is_marked(pid: u32, mark: &str) -> bool {
-    process::is_alive(pid) && process::started_with(pid, mark)
+    process::is_alive(pid) && process::variable(pid, MARK).is_some_and(|value| value.starts_with(mark))
 }
 
 /// The pidfd is opened first and the mark read again after, so that a reused pid is not killed.
@@ -151,7 +160,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let running = state.path().join("running");
         fs::create_dir_all(&running).unwrap();
-        let dead = "b00t-4194304-1";
+        let dead = &format!("{}-4194304-1", place());
         let live = Guardian::none();
         let mut left = marked_sleep(dead);
         let mut kept = marked_sleep(live.instance());

@@ -1,5 +1,6 @@
 //! What /proc tells of processes. Read only; a process that goes away meanwhile is simply not there.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::time::Duration;
@@ -21,11 +22,18 @@ pub struct Stat {
     pub resident_pages: u64,
 }
 
-/// Whether there is such a process and it has not ended. One whose first thread has ended looks like one that
-/// waits to be reaped, but for its other threads.
+impl Stat {
+    /// Whether the process, whose pid that is, has not ended. One whose first thread has ended looks like one that
+    /// waits to be reaped, but for its other threads.
+    pub fn is_alive(&self, pid: u32) -> bool {
+        let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        !matches!(self.state, 'Z' | 'X' | 'x') || threads() > 1
+    }
+}
+
+/// Whether there is such a process and it has not ended.
 pub fn is_alive(pid: u32) -> bool {
-    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X' | 'x') || threads() > 1)
+    stat(pid).is_some_and(|stat| stat.is_alive(pid))
 }
 
 /// Reads `/proc/PID/stat`.
@@ -57,16 +65,13 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 /// These processes and everything below them.
-pub fn with_descendants(roots: Vec<u32>) -> Vec<u32> {
-    let mut found = roots;
-    let mut next = 0;
-    while let Some(&pid) = found.get(next) {
-        for child in children(pid) {
-            if !found.contains(&child) {
-                found.push(child);
-            }
+pub fn with_descendants(roots: impl IntoIterator<Item = u32>) -> HashSet<u32> {
+    let mut found = HashSet::new();
+    let mut queue: Vec<u32> = roots.into_iter().collect();
+    while let Some(pid) = queue.pop() {
+        if found.insert(pid) {
+            queue.extend(children(pid));
         }
-        next += 1;
     }
     found
 }
@@ -79,15 +84,12 @@ pub fn all() -> io::Result<Vec<u32>> {
     Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Whether the environment with which a process was started holds this variable (`NAME=value`) or, where it
-/// ends in `/`, one that begins so.
-pub fn started_with(pid: u32, variable: &str) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    let matches = |entry: &[u8]| match variable.strip_suffix('/') {
-        Some(_) => entry.starts_with(variable.as_bytes()),
-        None => entry == variable.as_bytes(),
-    };
-    environment.split(|byte| *byte == 0).any(matches)
+/// The value of a variable in the environment with which a process was started.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environment.split(|byte| *byte == 0);
+    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
 }
 
 /// The memory and processor time that processes use.
@@ -104,7 +106,7 @@ pub fn usage(pid: u32) -> Option<Usage> {
     use nix::unistd::{SysconfVar, sysconf};
     let unit = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
     let (page_bytes, ticks_a_second) = (unit(SysconfVar::PAGE_SIZE)?, unit(SysconfVar::CLK_TCK)?);
-    let stats: Vec<Stat> = with_descendants(vec![pid]).into_iter().filter_map(stat).collect();
+    let stats: Vec<Stat> = with_descendants([pid]).into_iter().filter_map(stat).collect();
     let ticks: u64 = stats.iter().map(|stat| stat.cpu_ticks).sum();
     (!stats.is_empty()).then(|| Usage {
         memory_bytes: stats.iter().map(|stat| stat.resident_pages).sum::<u64>() * page_bytes,

@@ -19,10 +19,10 @@ use nix::unistd::{Pid, pipe2};
 use tokio::io::unix::AsyncFd;
 
 use crate::command::c_string;
-use crate::guardian::Guardian;
+use crate::guardian::{Guardian, MARK, Stray};
+use crate::process;
 use crate::sys::{self, Spawn, SpawnStdio};
 use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError, Stdio};
-use crate::{process, process::Stat};
 
 /// What to execute: found and resolved, the environment complete but for hsup's mark.
 pub struct Program<'a> {
@@ -69,7 +69,7 @@ impl Subprocess {
     ) -> Result<Self, StartError> {
         let system = |operation| move |source| StartError::System { operation, source };
         let mark = guardian.mark(&spec.name);
-        program.env.push(c_string(mark.as_str())?);
+        program.env.push(c_string(format!("{MARK}={mark}"))?);
         let (pid, output) = spawn(spec, &program)?;
         let number = pid.as_raw().cast_unsigned();
         guardian.restore_limits(pid);
@@ -90,21 +90,35 @@ impl Subprocess {
     }
 
     /// The processes of the run that are alive.
+    ///
+    /// A daemon that leaves its parent while its parents are being looked at is in none of the lists, so that
+    /// there being nobody counts only if nobody has moved meanwhile.
     fn members(&self) -> Vec<u32> {
-        let mut roots: Vec<u32> = self.guardian.strays().into_iter().filter(|pid| self.owns(*pid)).collect();
-        if !roots.contains(&self.pid) {
-            roots.push(self.pid);
+        let mut strays = self.strays();
+        loop {
+            let roots = strays.iter().filter(|stray| self.owns(stray)).map(|stray| stray.pid);
+            let found = process::with_descendants(roots.chain([self.pid]));
+            let nobody_else = found.len() == 1;
+            let alive: Vec<u32> = found.into_iter().filter(|pid| process::is_alive(*pid)).collect();
+            let after = self.strays();
+            let nobody_moved = strays.iter().map(|stray| stray.pid).eq(after.iter().map(|stray| stray.pid));
+            if !alive.is_empty() || nobody_else && nobody_moved {
+                return alive;
+            }
+            strays = after;
         }
-        let mut members = process::with_descendants(roots);
-        members.retain(|pid| process::is_alive(*pid));
-        members
+    }
+
+    fn strays(&self) -> Vec<Stray> {
+        let mut strays = self.guardian.strays();
+        strays.sort_by_key(|stray| stray.pid);
+        strays
     }
 
     /// Whether a process that is not below the main process belongs to the run: it is of its session, or was
     /// started with its mark.
-    fn owns(&self, pid: u32) -> bool {
-        let in_session = |stat: Stat| stat.session == self.pid;
-        process::stat(pid).is_some_and(in_session) || process::started_with(pid, &self.mark)
+    fn owns(&self, stray: &Stray) -> bool {
+        stray.session == self.pid || stray.mark.as_deref() == Some(self.mark.as_str())
     }
 
     /// Sends the signal that was last asked for to the members that have not had it.
@@ -113,10 +127,14 @@ impl Subprocess {
         let Some(signal) = told.signal else { return Ok(()) };
         let mut result = Ok(());
         for &pid in members {
-            if told.pids.insert(pid)
-                && let Err(source) = self.send(pid, signal)
-            {
-                result = Err(SignalError { signal, pid, dyno: self.dyno.clone(), source });
+            if told.pids.contains(&pid) {
+                continue;
+            }
+            match self.send(pid, signal) {
+                Ok(()) => {
+                    told.pids.insert(pid);
+                }
+                Err(source) => result = Err(SignalError { signal, pid, dyno: self.dyno.clone(), source }),
             }
         }
         result
@@ -236,8 +254,11 @@ fn abandon(pid: Pid) {
 /// Connects input and output and spawns. What is opened for the child alone is closed when this returns.
 fn spawn(spec: &DynoSpec, program: &Program<'_>) -> Result<(Pid, Option<Output>), StartError> {
     let system = |operation| move |source: io::Error| StartError::System { operation, source };
-    let pipe =
-        || pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(system("make a pipe for the dyno"));
+    let pipe = || {
+        pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from).map_err(system(
+            "make a pipe for the dyno (is the hard limit of open files, three a dyno, reached?)",
+        ))
+    };
     match &spec.stdio {
         Stdio::Pipes => {
             let null = File::open("/dev/null").map_err(system("open /dev/null"))?;

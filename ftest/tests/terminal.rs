@@ -109,3 +109,32 @@ fn a_terminal_that_closes_ends_hsup_and_the_dyno() {
     procs::signal(hsup.pid(), nix::sys::signal::Signal::SIGKILL);
     room.wait_nothing_left();
 }
+
+#[test]
+fn the_dyno_has_its_terminal_and_nothing_else_of_hsups() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup =
+        at_a_terminal(&room, &room.hsup(["run", "for fd in /proc/$$/fd/*; do echo fd=${fd##*/}=; done"]));
+    hsup.wait_line("fd=2=");
+    hsup.end();
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "readlink /proc/$$/fd/* | grep -c ptmx; exit 5"]));
+    hsup.wait_line("0");
+    assert_eq!(hsup.end().code, 5);
+}
+
+#[test]
+fn a_daemon_that_holds_on_to_the_terminal_does_not_hold_up_the_end() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "setsid -f env -i sleep 600; echo bye; exit 7"]));
+    hsup.wait_line("bye");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 7, "{ended:?}");
+}

@@ -39,6 +39,10 @@ impl ExitCode {
         Self::Socket,
     ];
 
+    /// What `run` and `build` end with when a signal comes before there is anything else to end with: that of a
+    /// process that SIGTERM has ended.
+    pub const INTERRUPTED: u8 = 143;
+
     /// The number.
     pub const fn number(self) -> u8 {
         self as u8

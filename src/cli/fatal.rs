@@ -51,6 +51,11 @@ impl Fatal {
         Self { code: ExitCode::Usage, text }
     }
 
+    /// What was asked for makes no sense.
+    pub(super) fn usage(text: String) -> Self {
+        Self { code: ExitCode::Usage, text }
+    }
+
     /// The control socket cannot be made.
     pub(super) fn socket(error: impl Error) -> Self {
         Self::new(ExitCode::Socket, &error)

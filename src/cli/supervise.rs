@@ -1,7 +1,7 @@
 //! `hsup start`, `run` and `build`: everything is built, run, drained and taken down in one place.
 
 use std::future::pending;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crate::sources::ReleaseSource;
 use crate::sources::control_dir::ControlDir;
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
+use crate::stderr::Stderr;
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -39,14 +40,38 @@ const APP_DIR: &str = "/app";
 /// Supervises dynos until they, or a signal, end it; gives the exit code of the process.
 pub fn supervise(config: Config) -> process::ExitCode {
     // Before everything else: the guardian forks, which a process with threads cannot.
-    let guardian = Guardian::enter();
-    let ring = crate::log::init(&config.log);
-    let ended = guardian
-        .map_err(Fatal::system("divide into guardian and supervisor"))
-        .and_then(|(guardian, signals)| run(&config, Arc::new(guardian), signals, ring));
+    let guardian = Guardian::enter().map_err(Fatal::system("divide into guardian and supervisor"));
+    let (guardian, signals) = match guardian {
+        Ok(both) => both,
+        Err(fatal) => return fatal.report(),
+    };
+    let stderr = match Stderr::start().map_err(Fatal::system("start the thread that writes the log")) {
+        Ok(stderr) => stderr,
+        Err(fatal) => return fatal.report(),
+    };
+    let diagnostics =
+        Diagnostics { ring: crate::log::init(&config.log, stderr.clone()), stderr: stderr.clone() };
+    let ended = run(&config, Arc::new(guardian), signals, diagnostics);
+    stderr.flush(DRAIN);
     match ended {
         Ok(code) => process::ExitCode::from(code),
         Err(fatal) => fatal.report(),
+    }
+}
+
+/// What SIGUSR1 shows, and where.
+struct Diagnostics {
+    ring: Arc<Ring>,
+    stderr: Stderr,
+}
+
+impl Diagnostics {
+    fn dump(&mut self) {
+        let mut text = Vec::new();
+        let dumped = self.ring.dump(&mut text).and_then(|()| self.stderr.write_all(&text));
+        if let Err(error) = dumped {
+            tracing::warn!(%error, "cannot write the diagnostic ring");
+        }
     }
 }
 
@@ -54,7 +79,7 @@ fn run(
     config: &Config,
     guardian: Arc<Guardian>,
     signals: guardian::Signals,
-    ring: Arc<Ring>,
+    diagnostics: Diagnostics,
 ) -> Result<u8, Fatal> {
     // One thread supervises: a crash is heard, judged and answered without waking another one. What takes
     // long (fetching, unpacking, file work of sources) goes to the blocking threads.
@@ -63,7 +88,7 @@ fn run(
         .enable_all()
         .build()
         .map_err(Fatal::system("start the runtime"))?;
-    let result = runtime.block_on(supervise_all(config, guardian, signals, ring));
+    let result = runtime.block_on(supervise_all(config, guardian, signals, diagnostics));
     // A read of the keyboard or a look-up of a host name may still be going on, and nobody waits for it.
     runtime.shutdown_background();
     result
@@ -74,7 +99,7 @@ async fn supervise_all(
     config: &Config,
     guardian: Arc<Guardian>,
     signals: guardian::Signals,
-    ring: Arc<Ring>,
+    diagnostics: Diagnostics,
 ) -> Result<u8, Fatal> {
     let signals = signals.listen().map_err(Fatal::system("receive signals"))?;
     let source = Source::open(config)?;
@@ -88,7 +113,7 @@ async fn supervise_all(
     }
     let socket = bind_socket(config).await?;
     let at_terminal = io::stdin().is_terminal();
-    let mut obedience = Obedience { signals, guardian, ring, at_terminal };
+    let mut obedience = Obedience { signals, guardian, diagnostics, at_terminal };
 
     let terminal = match &source.action {
         Action::Run(_) => Terminal::open().map_err(Fatal::system("open a terminal for the dyno"))?,
@@ -116,15 +141,16 @@ async fn supervise_all(
     drop(close_socket);
     let _closed = timeout(DRAIN, served).await;
     tasks.shutdown().await;
-    if timeout(DRAIN, written.wait()).await.is_err() {
+    if !written.wait().await {
         tracing::warn!("standard output is stuck; the last lines of the dynos are lost");
     }
     if let Some(terminal) = terminal {
-        terminal.close();
+        terminal.close(DRAIN).await;
     }
     Ok(match outcome {
         Outcome::Stopped => ExitCode::Ok.number(),
         Outcome::Finished(status) => status,
+        Outcome::Interrupted => ExitCode::INTERRUPTED,
         Outcome::NotPrepared => ExitCode::ReleaseInvalid.number(),
     })
 }
@@ -272,7 +298,7 @@ fn serve(
 struct Obedience {
     signals: guardian::Listener,
     guardian: Arc<Guardian>,
-    ring: Arc<Ring>,
+    diagnostics: Diagnostics,
     /// Whether a hang-up ends hsup, as that of its terminal does.
     at_terminal: bool,
 }
@@ -291,11 +317,7 @@ impl Obedience {
                     escalate(shutdown)
                 }
                 Ok(Some(Signal::SIGHUP)) => reread.notify_one(),
-                Ok(Some(Signal::SIGUSR1)) => {
-                    if let Err(error) = self.ring.dump(io::stderr()) {
-                        tracing::warn!(%error, "cannot write the diagnostic ring");
-                    }
-                }
+                Ok(Some(Signal::SIGUSR1)) => self.diagnostics.dump(),
                 Ok(Some(_)) => {}
                 Ok(None) => return self.mourn(shutdown).await,
                 Err(error) => {

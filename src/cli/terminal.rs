@@ -7,13 +7,16 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::time::Duration;
 
 use hsup_drivers::sys;
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ttyname;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// The two terminals, and what carries bytes between them.
 pub struct Terminal {
@@ -21,7 +24,8 @@ pub struct Terminal {
     dynos_end: OwnedFd,
     our_end: OwnedFd,
     path: PathBuf,
-    output: JoinHandle<()>,
+    /// Told when everything that the dyno printed has been shown.
+    shown: oneshot::Receiver<()>,
     saved: Saved,
 }
 
@@ -45,6 +49,8 @@ impl Terminal {
         }
         let settings = tcgetattr(io::stdin())?;
         let OpenptyResult { master: our_end, slave: dynos_end } = openpty(None, &settings)?;
+        // openpty(3) cannot make them close-on-exec, and the dyno is to open its end by itself.
+        sys::seal_inherited_descriptors();
         sys::set_window_size(our_end.as_fd(), &sys::window_size(io::stdin().as_fd())?)?;
         let path = ttyname(&dynos_end)?;
         let mut raw = settings.clone();
@@ -55,9 +61,12 @@ impl Terminal {
         let printed = File::from(our_end.try_clone()?);
         // This thread sits in a read of the keyboard, which nothing interrupts: it ends with the process.
         thread::Builder::new().name("keyboard".to_owned()).spawn(move || copy(io::stdin(), typed))?;
-        let output = thread::Builder::new().name("screen".to_owned());
-        let output = output.spawn(move || copy(printed, io::stdout()))?;
-        Ok(Some(Self { dynos_end, our_end, path, output, saved }))
+        let (done, shown) = oneshot::channel();
+        thread::Builder::new().name("screen".to_owned()).spawn(move || {
+            copy(printed, io::stdout());
+            let _nobody_waits = done.send(());
+        })?;
+        Ok(Some(Self { dynos_end, our_end, path, shown, saved }))
     }
 
     /// The device that the dyno is to open.
@@ -78,12 +87,13 @@ impl Terminal {
         Ok(())
     }
 
-    /// The dyno has ended: waits for the last of its output and restores hsup's own terminal.
-    pub fn close(self) {
-        let Self { dynos_end, our_end: _, path: _, output, saved } = self;
+    /// The dyno has ended: waits for the last of its output, for so long at the most since a daemon may hold on to
+    /// the terminal, and restores hsup's own.
+    pub async fn close(self, patience: Duration) {
+        let Self { dynos_end, our_end: _, path: _, shown, saved } = self;
         // With its last user gone the terminal gives what is left in it and then an error.
         drop(dynos_end);
-        let _nothing_to_tell = output.join();
+        let _held_on_to = timeout(patience, shown).await;
         drop(saved);
     }
 }

@@ -51,7 +51,10 @@ where
 }
 
 async fn status(formation: &FormationHandle) -> Result<Answer, Refusal> {
-    Ok(json(&StatusResponse::new(&formation.status().await?, process::usage)))
+    let status = formation.status().await?;
+    // What dynos use is read from /proc, a file or more a dyno: not on the thread that supervises them.
+    let response = tokio::task::spawn_blocking(move || StatusResponse::new(&status, process::usage)).await;
+    Ok(json(&response.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))))
 }
 
 async fn stop<B>(body: B, formation: &FormationHandle) -> Result<Answer, Refusal>

@@ -42,7 +42,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Answers on the socket until `shutdown` is ready. Then the socket file goes, no more connections are
-/// accepted, idle ones are closed, answers in flight have [`DRAIN_PATIENCE`] to finish, and it returns. When
+/// accepted, idle ones are closed, answers in flight have some seconds to finish, and it returns. When
 /// the returned future is dropped, all connections are cut.
 pub async fn serve(socket: ControlSocket, formation: FormationHandle, shutdown: impl Future<Output = ()>) {
     let handler = move |request| {

@@ -3,7 +3,6 @@
 //! Each of its sources (commands, the run, the timer) becomes an input of [`step`]; each effect is performed
 //! in [`Executor::perform`] and nowhere else. The task ends when the dyno is retired.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -80,18 +79,8 @@ impl Dyno {
     /// run ended.
     pub fn start(self) -> (DynoHandle, impl Future<Output = Option<LastExit>> + Send + 'static) {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
-        let (publish, status) = watch::channel(DynoStatus {
-            name: self.name.clone(),
-            state: DynoState::Stopped,
-            release: self.release,
-            pid: None,
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            port: self.spec.port,
-            started_at: None,
-            restarts: 0,
-            last_exit: None,
-            next_retry_at: None,
-        });
+        let first = DynoStatus::never_started(self.name, self.release, self.spec.port);
+        let (publish, status) = watch::channel(DynoStatus { state: DynoState::Stopped, ..first });
         let executor = Executor {
             spec: Arc::new(self.spec),
             driver: self.driver,
@@ -280,8 +269,9 @@ impl Executor {
     async fn over(&mut self, run: RunId, exit: Exit) -> Input {
         self.running = Running::Nothing;
         self.run = None;
-        if let Some(mut output) = self.output.take()
+        if let (Some(mut output), Some((console, _))) = (self.output.take(), &self.console)
             && timeout(LAST_LINES, &mut output).await.is_err()
+            && !console.drained(&mut output).await
         {
             output.abort();
         }

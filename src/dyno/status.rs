@@ -1,6 +1,6 @@
 //! What is to be seen of a dyno from outside: plain data, published by its executor.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use hsup_drivers::Exit;
@@ -87,4 +87,22 @@ pub struct DynoStatus {
     pub last_exit: Option<LastExit>,
     /// When it will be started again, while it waits for that.
     pub next_retry_at: Option<SystemTime>,
+}
+
+impl DynoStatus {
+    /// A dyno that an operator has stopped before it was ever started.
+    pub fn never_started(name: DynoName, release: ReleaseVersion, port: u16) -> Self {
+        Self {
+            name,
+            state: DynoState::Retired,
+            release,
+            pid: None,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port,
+            started_at: None,
+            restarts: 0,
+            last_exit: None,
+            next_retry_at: None,
+        }
+    }
 }

@@ -23,6 +23,9 @@ use crate::explain;
 use crate::logs::Console;
 use crate::model::{DynoName, ProcessType, Quantities, Release, Target};
 
+/// What counts as the exit status of a dyno whose executor has failed: that of a fault of hsup itself.
+const EXECUTOR_FAILED: u8 = 70;
+
 /// A release that dynos are made from.
 struct Live {
     release: Arc<Release>,
@@ -59,6 +62,8 @@ pub struct Supervisor {
     /// run once and have run. Each as it was last seen.
     down: BTreeMap<DynoName, DynoStatus>,
     stopping: Vec<Stopping>,
+    /// Whether an operator has ever stopped a dyno: only then may it be over because none is left.
+    stopped_by_operator: bool,
     shutdown: Shutdown,
     outcome: Option<Outcome>,
     highest_exit: u8,
@@ -86,6 +91,7 @@ impl Supervisor {
             tasks: JoinSet::new(),
             down: BTreeMap::new(),
             stopping: Vec::new(),
+            stopped_by_operator: false,
             shutdown: Shutdown::No,
             outcome: None,
             highest_exit: 0,
@@ -136,6 +142,7 @@ impl Supervisor {
             Event::Ended(Ok((id, last_exit))) => self.ended(id, last_exit.as_ref()),
             Event::Ended(Err(error)) => {
                 tracing::error!(%error, "a dyno's executor has failed; this is a defect of hsup");
+                self.highest_exit = self.highest_exit.max(EXECUTOR_FAILED);
                 self.ended(error.id(), None);
             }
             Event::Shutdown(shutdown) => self.shut_down(shutdown),
@@ -170,6 +177,7 @@ impl Supervisor {
             Some(live) if live.release.differs_in_scale_only(&release) => {
                 tracing::info!("release {}: scaling", release.version);
                 live.release = release;
+                self.down.retain(|name, _| desired.iter().any(|dyno| dyno.name == *name));
                 live.desired = desired;
                 self.preparing = None;
             }
@@ -259,6 +267,7 @@ impl Supervisor {
     fn stop(&mut self, targets: &[Target], reply: oneshot::Sender<Vec<DynoName>>) {
         let covered = |name: &DynoName| targets.iter().any(|target| target.covers(name));
         let mut stopping = Stopping { waiting_for: BTreeSet::new(), names: Vec::new(), reply };
+        self.stop_waiting(covered, &mut stopping.names);
         for (id, member) in self.members.iter_mut().filter(|(_, member)| covered(&member.name)) {
             stopping.waiting_for.insert(*id);
             if !member.leaving {
@@ -269,8 +278,27 @@ impl Supervisor {
             }
         }
         stopping.names.sort();
+        stopping.names.dedup();
+        self.stopped_by_operator |= !stopping.names.is_empty();
         self.stopping.push(stopping);
         self.answer_stops();
+    }
+
+    /// Dynos that are still to be started, since their port or their predecessor's is taken, are stopped as well.
+    fn stop_waiting(&mut self, covered: impl Fn(&DynoName) -> bool, names: &mut Vec<DynoName>) {
+        let Some(live) = &self.live else { return };
+        let there = |name: &DynoName| {
+            self.down.contains_key(name)
+                || self.members.values().any(|member| !member.leaving && member.name == *name)
+        };
+        let waiting = live.desired.iter().filter(|dyno| covered(&dyno.name) && !there(&dyno.name));
+        let waiting: Vec<DynoStatus> = waiting
+            .map(|dyno| DynoStatus::never_started(dyno.name.clone(), live.release.version, dyno.port))
+            .collect();
+        for status in waiting {
+            names.push(status.name.clone());
+            self.down.insert(status.name.clone(), status);
+        }
     }
 
     fn answer_stops(&mut self) {
@@ -286,8 +314,7 @@ impl Supervisor {
     /// A dyno has been retired: all its processes are gone.
     fn ended(&mut self, id: Id, last_exit: Option<&LastExit>) {
         let Some(member) = self.members.remove(&id) else { return };
-        let runs_once = self.runs_once() && !member.leaving;
-        if runs_once || self.down.contains_key(&member.name) {
+        if self.runs_once() || self.down.contains_key(&member.name) {
             self.down.insert(member.name, member.handle.status());
         }
         let status = match last_exit.map(|exit| &exit.how) {
@@ -396,8 +423,11 @@ impl Supervisor {
         }
         if self.shutdown != Shutdown::No {
             return Some(match self.settings.work {
-                Work::OneOff { .. } => Outcome::Finished(self.highest_exit),
-                Work::Formation { .. } | Work::Build => Outcome::Stopped,
+                Work::OneOff { .. } if !self.down.is_empty() || self.highest_exit > 0 => {
+                    Outcome::Finished(self.highest_exit)
+                }
+                Work::OneOff { .. } | Work::Build => Outcome::Interrupted,
+                Work::Formation { .. } => Outcome::Stopped,
             });
         }
         if self.outcome.is_some() {
@@ -408,7 +438,10 @@ impl Supervisor {
         if !all_down || live.desired.is_empty() || self.preparing.is_some() {
             return None;
         }
-        Some(if self.runs_once() { Outcome::Finished(self.highest_exit) } else { Outcome::Stopped })
+        if self.runs_once() {
+            return Some(Outcome::Finished(self.highest_exit));
+        }
+        self.stopped_by_operator.then_some(Outcome::Stopped)
     }
 }
 

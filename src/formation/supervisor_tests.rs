@@ -253,3 +253,56 @@ async fn shutdown_is_graceful_first_and_then_at_once() {
     assert_eq!(begin.elapsed(), std::time::Duration::ZERO);
     assert!(runs.iter().all(|run| run.signals() == [KillSignal::Term, KillSignal::Kill]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn scaling_to_nothing_is_not_the_end_even_where_something_was_stopped() {
+    let mut bench = Bench::start(Network::Isolated, &[]);
+    bench.release(1, &[("web", 1), ("worker", 1)]);
+    let (web, worker) = (bench.next("web.1").await, bench.next("worker.1").await);
+    bench.release(1, &[("web", 1), ("worker", 0)]);
+    while worker.signals().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    worker.exit(Exit::Code(0), true);
+    bench.release(1, &[("web", 0), ("worker", 0)]);
+    while web.signals().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    web.exit(Exit::Code(0), true);
+    bench.nothing_starts().await;
+    assert!(!bench.task.is_finished());
+    bench.release(1, &[("web", 1)]);
+    bench.next("web.1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dyno_that_waits_for_its_predecessor_can_be_stopped() {
+    let mut bench = Bench::start(Network::Host, &[]);
+    bench.release(1, &[("web", 1), ("worker", 1)]);
+    let web = bench.next("web.1").await;
+    let worker = bench.next("worker.1").await;
+    bench.release(2, &[("web", 1), ("worker", 1)]);
+    while web.signals().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let handle = bench.handle.clone();
+    let stop = tokio::spawn(async move { handle.stop(vec!["web".parse().unwrap()]).await.unwrap() });
+    tokio::task::yield_now().await;
+    web.exit(Exit::Code(0), true);
+    assert_eq!(stop.await.unwrap(), ["web.1".parse().unwrap()]);
+    worker.exit(Exit::Code(0), true);
+    bench.next("worker.1").await;
+    bench.nothing_starts().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shut_down_before_it_has_run_is_no_success() {
+    for work in [
+        Work::Build,
+        Work::OneOff { command: vec!["x".to_owned()].try_into().unwrap(), stdio: Stdio::Inherit },
+    ] {
+        let bench = Bench::new(work, false, Network::Host, &[]);
+        bench.shutdown.send_replace(Shutdown::Graceful);
+        assert_eq!(bench.task.await.unwrap(), Outcome::Interrupted);
+    }
+}

@@ -59,6 +59,8 @@ pub enum Outcome {
     Stopped,
     /// Every dyno that runs once has run; the highest of their exit statuses.
     Finished(u8),
+    /// It was shut down before what it was to do once had been done.
+    Interrupted,
     /// The release of a one-shot start could not be prepared.
     NotPrepared,
 }

@@ -3,12 +3,21 @@
 //! One thread writes, so that a terminal that has been stopped holds up nothing but the dynos that print to it.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// How many batches of lines may wait for the terminal before the dynos that print wait as well.
-const QUEUE: usize = 64;
+const QUEUE: usize = 16;
+
+/// How long a reader of hsup's output may take nothing at all before it counts as gone for good, once there is
+/// nothing else to wait for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Colours that can be told apart on light and on dark ground, in turn.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
@@ -18,16 +27,35 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 pub struct Console {
     batches: mpsc::Sender<Vec<u8>>,
     colour: bool,
+    progress: Progress,
+}
+
+/// How many batches have been written.
+#[derive(Clone, Debug, Default)]
+struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    fn batches(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Tells when everything that was printed has been written.
 #[derive(Debug)]
-pub struct Written(oneshot::Receiver<()>);
+pub struct Written(oneshot::Receiver<()>, Progress);
 
 impl Written {
-    /// Waits until every [`Console`] has been dropped and what they were given is written.
-    pub async fn wait(self) {
-        let _the_thread_has_ended = self.0.await;
+    /// Waits until every [`Console`] has been dropped and what they were given is written; whether it has been.
+    pub async fn wait(self) -> bool {
+        let Self(mut end, progress) = self;
+        loop {
+            let before = progress.batches();
+            match timeout(PATIENCE, &mut end).await {
+                Ok(_) => return true,
+                Err(_) if progress.batches() == before => return false,
+                Err(_) => {}
+            }
+        }
     }
 }
 
@@ -44,6 +72,8 @@ impl Console {
     fn to(mut out: impl Write + Send + 'static, colour: bool) -> io::Result<(Self, Written)> {
         let (batches, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         let (done, written) = oneshot::channel();
+        let progress = Progress::default();
+        let made = progress.clone();
         thread::Builder::new().name("console".to_owned()).spawn(move || {
             let mut broken = false;
             while let Some(batch) = queue.blocking_recv() {
@@ -52,10 +82,11 @@ impl Console {
                     broken = true;
                     tracing::warn!(%error, "standard output is gone; the dynos' lines are no longer printed");
                 }
+                made.0.fetch_add(1, Ordering::Relaxed);
             }
             let _nobody_waits = done.send(());
         })?;
-        Ok((Self { batches, colour }, Written(written)))
+        Ok((Self { batches, colour, progress: progress.clone() }, Written(written, progress)))
     }
 
     /// What stands before each line of a dyno. `index` chooses the colour.
@@ -67,6 +98,19 @@ impl Console {
         .into_bytes()
     }
 
+    /// Waits for what prints to this console to end, as long as the console is behind and makes progress. Whether it
+    /// has ended.
+    pub async fn drained(&self, mut printing: &mut JoinHandle<()>) -> bool {
+        loop {
+            let before = self.progress.batches();
+            match timeout(PATIENCE, &mut printing).await {
+                Ok(_) => return true,
+                Err(_) if self.batches.capacity() > 0 || self.progress.batches() == before => return false,
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Prints a batch of complete lines; waits while the terminal is behind.
     pub async fn print(&self, batch: Vec<u8>) {
         let _gone_at_shutdown = self.batches.send(batch).await;
@@ -75,7 +119,7 @@ impl Console {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -100,7 +144,7 @@ mod tests {
             console.print(b"web.1 | line\n".to_vec()).await;
         }
         drop(console);
-        written.wait().await;
+        assert!(written.wait().await);
         assert_eq!(out.0.lock().unwrap().len(), 13_000);
     }
 
@@ -121,6 +165,6 @@ mod tests {
             console.print(b"x\n".to_vec()).await;
         }
         drop(console);
-        written.wait().await;
+        assert!(written.wait().await);
     }
 }

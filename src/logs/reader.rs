@@ -12,9 +12,6 @@ use super::lines::Lines;
 /// How much is read at once. The buffer lives on the stack while bytes are there, so that a quiet dyno has none.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How many bytes are read from one dyno before others get their turn.
-const TURN_BYTES: usize = 256 * 1024;
-
 /// Prints what comes out of a dyno's two pipes until both are closed.
 pub async fn print_output(output: Output, console: Console, prefix: Vec<u8>) {
     tokio::join!(print(output.stdout, &console, &prefix), print(output.stderr, &console, &prefix));
@@ -52,24 +49,20 @@ fn append(batch: &mut Vec<u8>, prefix: &[u8], line: &[u8]) {
     batch.push(b'\n');
 }
 
-/// Hands on what is in the pipe, up to a turn's worth; whether there may be more to come.
-fn read(pipe: &pipe::Receiver, mut bytes: impl FnMut(&[u8])) -> bool {
+/// Hands on what is in the pipe, up to a buffer's worth so that others get their turn; whether there may be more
+/// to come.
+fn read(pipe: &pipe::Receiver, bytes: impl FnOnce(&[u8])) -> bool {
     let mut buffer = [0; READ_BYTES];
-    let mut total = 0;
-    while total < TURN_BYTES {
-        match pipe.try_read(&mut buffer) {
-            Ok(0) => return false,
-            Ok(length) => {
-                bytes(buffer.get(..length).unwrap_or_default());
-                total += length;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot read what a dyno prints");
-                return false;
-            }
+    match pipe.try_read(&mut buffer) {
+        Ok(0) => false,
+        Ok(length) => {
+            bytes(buffer.get(..length).unwrap_or_default());
+            true
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => true,
+        Err(error) => {
+            tracing::error!(%error, "cannot read what a dyno prints");
+            false
         }
     }
-    true
 }

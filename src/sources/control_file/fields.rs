@@ -100,6 +100,7 @@ impl<'de> Visitor<'de> for DocumentVisitor {
             }
         }
         document.version = version.ok_or_else(|| keys.missing("Version", "\"Version\": 1"))?;
+        keys.check_processes()?;
         Ok(document)
     }
 }
@@ -131,6 +132,18 @@ impl Keys {
         }
         self.last = key;
         Ok(&self.last)
+    }
+
+    /// `Processes` may be left out, as for one-off dynos; but not beside a field that looks like a slip for it: that
+    /// would stop every dyno.
+    fn check_processes<E: Error>(&self) -> Result<(), E> {
+        let slip = self.seen.iter().find(|key| key.to_ascii_lowercase().starts_with("proc"));
+        match slip.filter(|_| !self.seen.contains("Processes")) {
+            None => Ok(()),
+            Some(key) => Err(E::custom(format_args!(
+                "{key:?} is no field, and \"Processes\" is missing: correct the name, or add \"Processes\": []"
+            ))),
+        }
     }
 
     /// The error of an object without a field that it needs.

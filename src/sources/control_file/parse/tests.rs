@@ -105,6 +105,7 @@ fn unknown_fields_warn_and_case_is_hinted_at() {
 const BAD: &[(&str, usize, usize, &str, &str)] = &[
     ("{}", 1, 2, "", "\"Version\" is missing or null: add one"),
     ("{\"version\":1\n}", 2, 1, "", "write \"version\" as \"Version\""),
+    ("{\"Version\":1,\n\"Proceses\":[]}", 2, 14, "", "\"Proceses\" is no field"),
     ("[1]", 1, 1, "", "expected an object such as {\"Version\": 1, \"Processes\": []}, found an array"),
     ("{\n \"Version\": -1}", 2, 14, "Version", "negative"),
     ("{\"Version\": 1.5}", 1, 15, "Version", "fraction"),
