@@ -16,9 +16,9 @@ use tracing_subscriber::layer::{Context, Layer};
 use crate::log;
 
 /// How many records the ring holds: enough for some restarts of every dyno of a small formation.
-const RECORDS: usize = 256;
+const RECORDS: usize = 128;
 
-/// How many bytes of a record are kept. With [`RECORDS`] this bounds the ring at 128 KiB.
+/// How many bytes of a record are kept. With [`RECORDS`] this bounds the ring at 64 KiB.
 const RECORD_BYTES: usize = 512;
 
 /// What stands at the end of a record that was cut.

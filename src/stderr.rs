@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How many pieces of text may wait. What comes on top of that is dropped, and counted.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 256;
 
 enum Item {
     Text(Vec<u8>),

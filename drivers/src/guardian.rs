@@ -73,6 +73,7 @@ impl Guardian {
         watched.thread_block()?;
         let (heard, told) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let others = proc::children(process::id());
+        sys::release_free_memory();
         match sys::fork_alone()? {
             ForkResult::Parent { child } => {
                 drop(heard);

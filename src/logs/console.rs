@@ -101,14 +101,15 @@ impl Console {
     /// Waits for what prints to this console to end, as long as the console is behind and makes progress. Whether it
     /// has ended.
     pub async fn drained(&self, mut printing: &mut JoinHandle<()>) -> bool {
-        loop {
+        while self.batches.capacity() == 0 {
             let before = self.progress.batches();
             match timeout(PATIENCE, &mut printing).await {
                 Ok(_) => return true,
-                Err(_) if self.batches.capacity() > 0 || self.progress.batches() == before => return false,
+                Err(_) if self.progress.batches() == before => return false,
                 Err(_) => {}
             }
         }
+        false
     }
 
     /// Prints a batch of complete lines; waits while the terminal is behind.
