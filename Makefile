@@ -5,7 +5,7 @@
 
 driver ?= simple
 CARGO ?= cargo
-packages = python3 bsdutils util-linux tar gzip curl
+packages = bash bsdutils gcc gzip libc6-dev python3 tar util-linux
 
 .PHONY: run build release test setup lint doc unit ftest ftest-simple ftest-abspath clean
 
