@@ -114,7 +114,7 @@ impl Guardian {
         })
     }
 
-    /// The name of this hsup among all that ever run on this host: boot, guardian and its start time.
+    /// The name of this hsup among all that ever run on this host.
     pub fn instance(&self) -> &str {
         &self.instance
     }
@@ -223,8 +223,8 @@ fn instance(pid: u32) -> String {
     format!("{}-{pid}-{}", place(), proc::stat(pid).map_or(0, |stat| stat.start_time))
 }
 
-/// What pids of ours mean something in: this boot, and this pid namespace. Containers that share a state dir
-/// share neither.
+/// What pids of ours mean something in: this boot of the host, and this pid namespace. A container that shares a
+/// state dir with its host shares the boot and not the namespace.
 pub(crate) fn place() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();

@@ -162,9 +162,14 @@ mod tests {
         fs::create_dir_all(&running).unwrap();
         let dead = &format!("{}-4194304-1", place());
         let live = Guardian::none();
+        // One of a container: its pid says nothing here, whether or not there is such a process.
+        let boot = place().split('-').next().unwrap().to_owned();
+        let foreign = &format!("{boot}-1-4194304-1");
         let mut left = marked_sleep(dead);
+        let mut foreign_dyno = marked_sleep(foreign);
         let mut kept = marked_sleep(live.instance());
         fs::write(running.join(dead), "").unwrap();
+        fs::write(running.join(foreign), "").unwrap();
         fs::write(running.join(live.instance()), "").unwrap();
 
         let (entry, killed) = enter(state.path(), &live).unwrap();
@@ -173,9 +178,13 @@ mod tests {
         assert!(!left.wait().unwrap().success());
         assert!(kept.try_wait().unwrap().is_none());
         assert!(!running.join(dead).exists());
-        kept.kill().unwrap();
-        kept.wait().unwrap();
+        assert!(foreign_dyno.try_wait().unwrap().is_none());
+        assert!(running.join(foreign).exists());
+        for mut child in [kept, foreign_dyno] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
         drop(entry);
-        assert_eq!(fs::read_dir(&running).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&running).unwrap().count(), 1);
     }
 }
