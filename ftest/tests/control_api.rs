@@ -188,3 +188,15 @@ fn a_file_in_the_place_of_the_socket_is_left_alone() {
     assert_eq!(ended.code, 73, "{ended:?}");
     assert_eq!(fs::read_to_string(room.socket()).expect("it is there"), "precious");
 }
+
+#[test]
+fn to_stop_what_has_never_been_is_an_error_that_says_what_there_is() {
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let hsup = room.hsup(["start"]).up();
+    let pid = hsup.wait_up("web.1");
+    let ended = room.hsup(["stop", "wbe"]).end();
+    assert_eq!(ended.code, 64, "{ended:?}");
+    assert!(ended.stderr.contains("no dyno is called wbe; there are: web"), "{ended:?}");
+    assert_eq!(hsup.dyno_pid("web.1"), pid);
+}

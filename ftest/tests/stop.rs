@@ -174,3 +174,11 @@ fn a_new_release_is_not_started_beside_a_stubborn_old_one() {
     assert!(!procs::alive(old), "both have the same port");
     hsup.wait_line("R12");
 }
+
+#[test]
+fn a_one_off_dyno_that_never_came_to_run_is_no_success() {
+    let room = Room::new();
+    let hsup = room.hsup(["run", "true"]).up();
+    hsup.signal(Signal::SIGTERM);
+    assert_eq!(hsup.end().code, 128 + 15);
+}
