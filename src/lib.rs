@@ -27,14 +27,18 @@
 //! `main -> cli -> formation -> dyno -> drivers`; [`sources`], [`control`] and [`logs`] reach the formation by
 //! its handle or by channels only; [`slug`] turns locations into directories; [`model`] is everybody's.
 
+mod blocking;
 pub mod cli;
 pub mod control;
 pub mod diagnostics;
+mod durable;
 pub mod dyno;
 pub mod formation;
+mod http;
 pub mod log;
 pub mod logs;
 pub mod model;
+pub mod secret;
 pub mod slug;
 pub mod sources;
 pub mod stderr;

@@ -7,9 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::settings::Problem;
-use super::{ExitCode, Secret, SocketChoice, SourceChoice};
+use super::{ExitCode, SocketChoice, SourceChoice};
 use crate::log::LogConfig;
 use crate::model::{AppName, Bind, Command, Quantities, Target};
+use crate::secret::Secret;
 
 /// A dyno driver of this build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

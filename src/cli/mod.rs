@@ -11,7 +11,6 @@ mod fatal;
 mod inherited;
 mod parse;
 mod ps_table;
-mod secret;
 mod settings;
 mod socket;
 mod source_choice;
@@ -25,7 +24,6 @@ pub use config::{CliCommand, CliError, Config, DriverKind, Invocation, StopTarge
 pub use duration::{HumanDuration, InvalidDuration};
 pub use exit_code::{ExitCode, TABLE};
 pub use parse::{Surroundings, parse, parse_process};
-pub use secret::Secret;
 pub use settings::Problem;
 pub use socket::{FindError, MAX_SOCKET_PATH, SocketChoice, UNNAMED_APP, default_socket, find_running};
 pub use source_choice::SourceChoice;

@@ -12,11 +12,12 @@ use super::args::{CommandArgs, CommandLine, Options};
 use super::settings::{Given, Problem, Reader, Setting, not_empty};
 use super::source_choice::{self, SourceFlags};
 use super::{
-    CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, Secret,
-    SocketChoice, SourceChoice, StopTargets,
+    CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, SocketChoice,
+    SourceChoice, StopTargets,
 };
 use crate::log::{LogConfig, LogFilter};
 use crate::model::{Bind, ProcessType, QuantityOverride, Target};
+use crate::secret::Secret;
 
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
 const DRIVER: Setting = Setting { flag: "--dynodriver", variable: "HSUP_DYNODRIVER" };

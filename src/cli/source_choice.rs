@@ -4,10 +4,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::Secret;
 use super::settings::{Given, Problem, Reader, Setting};
 use super::socket::UNNAMED_APP;
 use crate::model::AppName;
+use crate::secret::Secret;
 
 const PAYLOAD: &str = "HSUP_CONTROL_GOB";
 const PAYLOAD_FILE: &str = "HSUP_CONTROL_GOB_FILE";

@@ -4,24 +4,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
 
-use super::blocking::blocking;
 use super::local::{Archive, Intake, copy};
 use super::progress::Progress;
-use super::retry::Retry;
+use crate::blocking::blocking;
+use crate::http::{HttpClient, Retry, Timeouts, asked_to_wait};
 use crate::model::SlugLocation;
-
-/// A host that is up accepts within milliseconds; 10 s leave room for a lost SYN or two.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A transfer that stands still for this long does not go on by itself.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Chunks on their way from the network to the disk: enough to keep both busy, some 256 KiB of memory.
 const CHUNKS_IN_FLIGHT: usize = 16;
@@ -169,14 +161,14 @@ fn advice(status: StatusCode) -> &'static str {
 
 /// Fetches archives.
 pub(super) struct Fetcher {
-    client: OnceLock<Client>,
+    client: HttpClient,
     limit_bytes: u64,
     retry: Retry,
 }
 
 impl Fetcher {
     pub(super) fn new(limit_bytes: u64, retry: Retry) -> Self {
-        Self { client: OnceLock::new(), limit_bytes, retry }
+        Self { client: HttpClient::new(Timeouts::WhileItMoves), limit_bytes, retry }
     }
 
     /// Fetches an archive into a nameless file in `dir`.
@@ -243,7 +235,8 @@ impl Fetcher {
     }
 
     async fn ask(&self, url: &str, location: &SlugLocation) -> Result<Response, FetchError> {
-        let client = self.client(url, location).await?;
+        let client = self.client.to(url).await;
+        let client = client.map_err(|source| FetchError::Client { location: location.clone(), source })?;
         let response = client.get(url).send().await.map_err(|error| {
             let (location, lasting) = (location.clone(), error.is_builder() || error.is_redirect());
             let source = error.without_url();
@@ -257,41 +250,9 @@ impl Fetcher {
         if status.is_success() {
             return Ok(response);
         }
-        let retry_after = retry_after(response.headers());
+        let retry_after = asked_to_wait(response.headers());
         Err(FetchError::Status { location: location.clone(), status, retry_after })
     }
-
-    /// The client is made when first needed: a host that has its slugs in files need not have CA
-    /// certificates.
-    async fn client(&self, url: &str, location: &SlugLocation) -> Result<&Client, FetchError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
-        }
-        let plain = url.starts_with("http://");
-        // the CA certificates are read from disk
-        let client = blocking(move |_| match build_client(false) {
-            // plain HTTP needs no certificates; a redirect to https fails for want of them
-            Err(_) if plain => build_client(true),
-            outcome => outcome,
-        })
-        .await
-        .map_err(|source| FetchError::Client { location: location.clone(), source })?;
-        Ok(self.client.get_or_init(|| client))
-    }
-}
-
-fn build_client(without_certificates: bool) -> Result<Client, reqwest::Error> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // it fails only where another thread was quicker, which is as good
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    let builder = Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(STALL_TIMEOUT)
-        .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
-        // it would tell the target of a redirect the signature in the first URL
-        .referer(false);
-    if without_certificates { builder.tls_certs_only([]).build() } else { builder.build() }
 }
 
 /// Writes chunks until their sender is gone. One that was dropped half way makes a nameless file that nobody
@@ -302,12 +263,6 @@ fn write<B: AsRef<[u8]>>(dir: &Path, mut chunks: mpsc::Receiver<B>) -> Result<Ar
         intake.take(chunk.as_ref())?;
     }
     intake.finish()
-}
-
-/// Seconds only: as a date it would depend on this host's clock, and the backoff does as well.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

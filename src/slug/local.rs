@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 
-use super::blocking::Stop;
 use super::fetch::FetchError;
 use super::progress::Progress;
+use crate::blocking::Stop;
 use crate::model::{Sha256Digest, SlugLocation};
 
 const CHUNK_BYTES: usize = 256 * 1024;

@@ -1,13 +1,11 @@
 //! Slugs on this host: fetched, verified and unpacked once, then shared by every dyno of the release. Nothing
 //! here knows dynos, drivers or sources.
 
-mod blocking;
 mod cache;
 mod fetch;
 mod links;
 mod local;
 mod progress;
-mod retry;
 mod slugs;
 mod tree;
 mod unpack;

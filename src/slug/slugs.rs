@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::blocking::blocking;
 use super::cache::{Cache, CacheError};
 use super::fetch::{FetchError, Fetcher};
 use super::local::{self, Archive};
-use super::retry::Retry;
 use super::unpack::{UnpackError, unpack};
+use crate::blocking::blocking;
+use crate::http::Retry;
 use crate::model::{Sha256Digest, SlugLocation};
 
 /// How large a slug may be. What is larger is refused before it fills the disk.

@@ -13,9 +13,9 @@ use std::rc::Rc;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, Entries, Entry, EntryType};
 
-use super::blocking::Stop;
 use super::slugs::Limits;
 use super::tree::{Attributes, Tree};
+use crate::blocking::Stop;
 
 /// What may stand between two entries: the headers, long names and pax records of one. The tar crate holds
 /// them in memory, so a name of 1 GiB would do harm; Linux paths end at 4 KiB.

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
+use crate::durable::ReplaceError;
 use crate::sources::control_file::ControlFileError;
 
 /// Why a control dir cannot be a source at all.
@@ -67,6 +68,13 @@ pub(super) enum Fault {
     Remove { path: PathBuf, source: io::Error },
     #[error("control dir {} is gone: create it again with `mkdir -p {}`, what runs keeps running", path.display(), path.display())]
     Gone { path: PathBuf },
+}
+
+impl From<ReplaceError> for Fault {
+    fn from(error: ReplaceError) -> Self {
+        let ReplaceError { operation, path, source } = error;
+        Self::Persist { operation, path, source }
+    }
 }
 
 /// The error with what to do about it.

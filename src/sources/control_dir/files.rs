@@ -1,18 +1,16 @@
-//! The files of a control dir: reading `new` without ever hanging, and replacing files whole or not at all.
+//! The files of a control dir: reading `new` without ever hanging.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
-use super::error::{Fault, Unfit};
+use super::error::Unfit;
+use crate::durable::{TEMP_PREFIX, without_temp_name};
 use crate::sources::control_file::{ControlFileError, MAX_BYTES};
-
-/// What every temp file begins with, so that those of a crashed run are found.
-const TEMP_PREFIX: &str = "tmp_";
 
 /// Which file of that name it was, and in which state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,35 +111,6 @@ fn odd_kind(file: &Metadata) -> Option<&'static str> {
     .find_map(|(is, name)| is.then_some(name))
 }
 
-/// Puts bytes under a name of the dir: a temp file, fsync, rename, fsync of the dir. If any of it fails the
-/// name keeps what it had and no temp file stays.
-pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), Fault> {
-    let path = dir.join(name);
-    let fault = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |error| Fault::Persist { operation, path, source: without_temp_name(error) }
-    };
-    let mut temp = tempfile::Builder::new()
-        .prefix(TEMP_PREFIX)
-        .permissions(fs::Permissions::from_mode(mode))
-        .tempfile_in(dir)
-        .map_err(fault("create a temp file in", dir))?;
-    let file = temp.as_file_mut();
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault("write", &path))?;
-    temp.persist(&path).map_err(|error| fault("replace", &path)(error.error))?;
-    sync_dir(dir).map_err(fault("sync", dir))
-}
-
-/// Takes the random name out of an error, so that the same fault reads the same each time.
-fn without_temp_name(error: io::Error) -> io::Error {
-    if error.raw_os_error().is_some() { error } else { error.kind().into() }
-}
-
-/// Makes the names of the dir last.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Renames, where need be over what is there: a file or an empty directory gives way, nothing else.
 pub(super) fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to).or_else(|first| {
@@ -150,17 +119,6 @@ pub(super) fn rename_over(from: &Path, to: &Path) -> io::Result<()> {
         }
         fs::rename(from, to)
     })
-}
-
-/// Removes the temp files that a crashed run left behind; what cannot be removed stays.
-pub(super) fn remove_leftovers(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        let is_temp = entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX);
-        if is_temp && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
 
 /// Tries whether files can be made in the dir.

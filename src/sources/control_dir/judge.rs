@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::{Fault, Unfit};
 use super::files::{self, Found, Stamp};
+use crate::durable::{self, sync_dir};
 use crate::model::{AppName, Release};
 use crate::sources::control_file::{self, Parsed};
 
@@ -57,7 +58,7 @@ impl Judge {
 
     /// The first look: cleans up after a crash and reads `loaded`. A look at `new` is to follow.
     pub(super) fn start(&mut self) -> Outcome {
-        files::remove_leftovers(&self.dir);
+        durable::remove_leftovers(&self.dir);
         let path = self.path("loaded");
         let unfit = match files::read(&path) {
             Ok(Found::Nothing) => return Outcome::Quiet,
@@ -102,8 +103,12 @@ impl Judge {
     fn note(&self, fault: &Fault) {
         match fault {
             Fault::Rejected { .. } | Fault::NotRejectable { .. } | Fault::Read { .. } => {
-                let _ =
-                    files::replace(&self.dir, "last_error", format!("{fault}\n").as_bytes(), LAST_ERROR_MODE);
+                let _ = durable::replace(
+                    &self.dir,
+                    "last_error",
+                    format!("{fault}\n").as_bytes(),
+                    LAST_ERROR_MODE,
+                );
             }
             Fault::Loaded { .. } | Fault::Persist { .. } | Fault::Remove { .. } | Fault::Gone { .. } => {}
         }
@@ -136,14 +141,14 @@ impl Judge {
     }
 
     fn accept(&mut self, stamp: Option<Stamp>, bytes: &[u8], parsed: Parsed) -> Outcome {
-        if let Err(fault) = files::replace(&self.dir, "loaded", bytes, LOADED_MODE) {
-            return Outcome::Fault(fault);
+        if let Err(fault) = durable::replace(&self.dir, "loaded", bytes, LOADED_MODE) {
+            return Outcome::Fault(fault.into());
         }
         let new = self.path("new");
         let mut fault = None;
         // a `new` that came meanwhile has not been read: it stays
         if stamp == Stamp::of_name(&new) {
-            match fs::remove_file(&new).and_then(|()| files::sync_dir(&self.dir)) {
+            match fs::remove_file(&new).and_then(|()| sync_dir(&self.dir)) {
                 Ok(()) => self.stuck = None,
                 Err(source) => {
                     self.stuck = stamp;
@@ -163,7 +168,7 @@ impl Judge {
             // another `new` came meanwhile: that one is to be judged, not renamed
             return Outcome::Unfinished { again_in: Duration::ZERO };
         }
-        let renamed = files::rename_over(&new, &rejected).and_then(|()| files::sync_dir(&self.dir));
+        let renamed = files::rename_over(&new, &rejected).and_then(|()| sync_dir(&self.dir));
         let dir = self.dir.clone();
         Outcome::Fault(match renamed {
             Ok(()) => Fault::Rejected { dir, unfit },

@@ -13,6 +13,7 @@ use super::error::ControlDirError;
 use super::files;
 use super::judge::{Judge, Outcome};
 use super::watch::{Bell, DirWatch};
+use crate::blocking::blocking;
 use crate::model::AppName;
 use crate::sources::{ReleaseSender, ReleaseSource, publish};
 
@@ -57,7 +58,7 @@ impl ControlDir {
         let Self { mut judge, poll_interval } = self;
         let bell = Arc::new(Bell::default());
         let mut watch = DirWatch::new(judge.dir(), Arc::clone(&bell));
-        let (mut state, loaded) = blocking(move || {
+        let (mut state, loaded) = blocking(move |_| {
             let loaded = judge.start();
             watch.ensure();
             ((judge, watch), loaded)
@@ -69,7 +70,7 @@ impl ControlDir {
             let asked = reread.notified();
             let closed = bell.take_closed();
             let outcome;
-            (state, outcome) = blocking(move || {
+            (state, outcome) = blocking(move |_| {
                 let (mut judge, mut watch) = state;
                 watch.ensure();
                 let outcome = judge.look(closed, SystemTime::now());
@@ -111,18 +112,6 @@ fn act(outcome: Outcome, releases: &ReleaseSender, poll_interval: Duration) -> D
             }
             poll_interval
         }
-    }
-}
-
-/// Runs file work where it may block. It is not cut short: dropping the future lets it end by itself.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(failed) => match failed.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // the runtime is shutting down: nothing is to be done any more
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::error::ProcfileError;
 use super::{dotenv, lines};
+use crate::blocking::blocking;
 use crate::model::{AppName, ConfigVars, Formation, Release, ReleaseVersion};
 use crate::sources::{ReleaseSender, ReleaseSource, publish};
 
@@ -63,15 +64,13 @@ impl Procfile {
             publish(&releases, release.clone());
             asked.await;
             let files = files.clone();
-            let read = tokio::task::spawn_blocking(move || files.read()).await;
-            match read {
-                Ok(Ok((formation, config))) if formation != release.formation || config != release.config => {
+            match blocking(move |_| files.read()).await {
+                Ok((formation, config)) if formation != release.formation || config != release.config => {
                     let version = ReleaseVersion(release.version.0 + 1);
                     release = Release { version, formation, config, ..release };
                 }
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::error!("the release stays as it was: {error}"),
-                Err(failed) => tracing::error!("the release stays as it was: reading it failed: {failed}"),
+                Ok(_) => {}
+                Err(error) => tracing::error!("the release stays as it was: {error}"),
             }
         }
     }

@@ -11,20 +11,20 @@ use tokio::task::spawn_blocking;
 /// Tells blocking work that nobody waits for it any longer. A runtime that shuts down waits for its blocking
 /// threads, so without it the unpacking of a large slug would hold up the end of hsup.
 #[derive(Clone, Default)]
-pub(super) struct Stop(Arc<AtomicBool>);
+pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// # Errors
     /// When nobody waits for the work any longer.
-    pub(super) fn check(&self) -> io::Result<()> {
+    pub(crate) fn check(&self) -> io::Result<()> {
         if self.is_set() { Err(io::Error::other("the work was given up")) } else { Ok(()) }
     }
 
-    pub(super) fn set(&self) {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
@@ -38,7 +38,7 @@ impl Drop for StopOnDrop {
 }
 
 /// Starts the work at once on a thread that may block. Dropping the future sets the work's [`Stop`].
-pub(super) fn blocking<T: Send + 'static>(
+pub(crate) fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Stop) -> T + Send + 'static,
 ) -> impl Future<Output = T> + Send {
     let stop = Stop::default();

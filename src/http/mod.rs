@@ -1,0 +1,7 @@
+//! What all HTTP clients of hsup share: how a client is made, and when it asks again.
+
+mod client;
+mod retry;
+
+pub(crate) use client::{HttpClient, Timeouts};
+pub(crate) use retry::{Retry, asked_to_wait};
