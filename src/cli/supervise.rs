@@ -253,7 +253,7 @@ fn driver(kind: DriverKind, binds: &[Bind], guardian: &Arc<Guardian>) -> Result<
 }
 
 fn slugs(config: &Config) -> Slugs {
-    Slugs::new(config.state_dir.join("slugs"), Limits::default())
+    Slugs::new(config.state_dir.join("slugs"), Limits::default(), None)
 }
 
 /// Takes the control socket. A one-off dyno or a build has one only if it is asked for by name, so that neither

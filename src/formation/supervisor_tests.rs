@@ -23,7 +23,7 @@ impl Bench {
         let (driver, runs) = Scripted::new(network, builds, &[]);
         let policy = Policy { one_shot, ..Policy::default() };
         let settings = Settings { work, start_number: 1, policy, skip_build: false };
-        let preparer = Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default()));
+        let preparer = Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default(), None));
         let (console, _written) = Console::stdout().unwrap();
         let (releases, newest) = watch::channel(None);
         let (shutdown, shutdowns) = watch::channel(Shutdown::No);

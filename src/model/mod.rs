@@ -11,5 +11,5 @@ mod startup;
 pub use config_vars::{ConfigVars, InvalidConfigVar, VarName};
 pub use formation::{Command, Formation, FormationError, Process, Quantities, Quantity, QuantityOverride};
 pub use names::{AppName, DynoName, InvalidName, ProcessType, ReleaseVersion, StackName, Target};
-pub use release::{Release, Sha256Digest, SlugLocation};
+pub use release::{Release, Sha256Digest, SlugId, SlugLocation};
 pub use startup::{Action, Bind, Startup};

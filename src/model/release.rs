@@ -14,6 +14,40 @@ pub enum SlugLocation {
     Path(PathBuf),
     /// An `http` or `https` URL.
     Url(String),
+    /// A slug of the Heroku Platform API. Its URL expires, so that it is asked for when it is needed.
+    Heroku(SlugId),
+}
+
+/// How the location of a slug of the Platform API begins as text.
+const HEROKU: &str = "heroku-slug:";
+
+/// The id of a slug of the Heroku Platform API: a UUID.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SlugId(String);
+
+impl SlugId {
+    /// The id as text: letters, digits and `-`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is not the id of a slug.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("slug id {0:?} is not valid: it is a UUID")]
+pub struct InvalidSlugId(String);
+
+impl FromStr for SlugId {
+    type Err = InvalidSlugId;
+
+    /// Reads any form of UUID: what counts is that it is harmless in the path of a URL.
+    fn from_str(given: &str) -> Result<Self, InvalidSlugId> {
+        let harmless = given.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if harmless && (1..=64).contains(&given.len()) {
+            return Ok(Self(given.to_owned()));
+        }
+        Err(InvalidSlugId(given.chars().take(64).collect()))
+    }
 }
 
 /// Why a text is not the location of a slug.
@@ -32,6 +66,9 @@ impl FromStr for SlugLocation {
         if given.contains('\0') {
             return Err(invalid("it holds a NUL byte"));
         }
+        if let Some(id) = given.strip_prefix(HEROKU) {
+            return id.parse().map(Self::Heroku).map_err(|_| invalid("what follows heroku-slug: is no id"));
+        }
         match given.split_once("://") {
             Some(("http" | "https", rest)) if !rest.is_empty() && !rest.starts_with('/') => {
                 Ok(Self::Url(given.to_owned()))
@@ -41,7 +78,7 @@ impl FromStr for SlugLocation {
             Some(("file", _)) => {
                 Err(invalid("a file:// URL must hold an absolute path, as in file:///slug.tgz"))
             }
-            Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+            Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
                 Err(invalid("its scheme is not known: use a path, file://, http:// or https://"))
             }
             Some(_) | None if given.is_empty() => Err(invalid("it is empty")),
@@ -70,6 +107,7 @@ impl fmt::Display for SlugLocation {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Url(url) => f.write_str(&without_secrets(url)),
+            Self::Heroku(id) => write!(f, "{HEROKU}{}", id.as_str()),
         }
     }
 }
@@ -189,7 +227,14 @@ mod tests {
         assert_eq!("slug.tgz".parse(), path("slug.tgz"));
         assert_eq!("file:///tmp/slug.tgz".parse(), path("/tmp/slug.tgz"));
         assert_eq!("https://h/s?sig=1".parse(), Ok(SlugLocation::Url("https://h/s?sig=1".into())));
-        for bad in ["", "ftp://h/s", "file://rel", "http://", "http:///x"] {
+        let slug: SlugLocation = "heroku-slug:01234567-89ab".parse().unwrap();
+        assert_eq!(
+            (slug.to_string().as_str(), slug.to_string().parse()),
+            ("heroku-slug:01234567-89ab", Ok(slug))
+        );
+        let bad =
+            ["", "ftp://h/s", "git+ssh://h/s", "file://rel", "http://", "http:///x", "heroku-slug:../x"];
+        for bad in bad {
             assert!(bad.parse::<SlugLocation>().is_err(), "{bad}");
         }
     }

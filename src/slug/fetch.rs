@@ -2,8 +2,10 @@
 //! into the archive. A URL may hold a password or a signature, so only [`SlugLocation`]'s own form of it is
 //! ever shown.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
@@ -11,9 +13,10 @@ use tokio::sync::mpsc;
 
 use super::local::{Archive, Intake, copy};
 use super::progress::Progress;
+use super::urls::{NoUrl, SlugUrls};
 use crate::blocking::blocking;
 use crate::http::{HttpClient, Retry, Timeouts, asked_to_wait};
-use crate::model::SlugLocation;
+use crate::model::{SlugId, SlugLocation};
 
 /// Chunks on their way from the network to the disk: enough to keep both busy, some 256 KiB of memory.
 const CHUNKS_IN_FLIGHT: usize = 16;
@@ -75,6 +78,26 @@ pub enum FetchError {
         #[source]
         source: reqwest::Error,
     },
+    /// It is a slug of the Heroku API, which this hsup does not ask.
+    #[error(
+        "slug {location} can be had from the Heroku API only: set HEROKU_ACCESS_TOKEN and name the app with --app"
+    )]
+    NoApi {
+        /// The slug.
+        location: SlugLocation,
+    },
+    /// There is no URL for it.
+    #[error("cannot download slug {location}: there is no URL for it")]
+    NoUrl {
+        /// The slug.
+        location: SlugLocation,
+        /// Whether asking again can help.
+        passes: bool,
+        /// When the API wants to be asked again.
+        retry_after: Option<Duration>,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The URL is not one, or its server redirects in a circle.
     #[error("cannot download slug {location}: its URL leads nowhere")]
     Url {
@@ -115,7 +138,7 @@ pub enum FetchError {
         announced: u64,
     },
     /// The server refuses.
-    #[error("cannot download slug {location}: the server answers {status}{}", advice(*status))]
+    #[error("cannot download slug {location}: the server answers {status}{}", advice(location, *status))]
     Status {
         /// The slug.
         location: SlugLocation,
@@ -131,6 +154,9 @@ impl FetchError {
     fn passes(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::BrokeOff { .. } | Self::Length { .. } => true,
+            Self::NoUrl { passes, .. } => *passes,
+            // a URL that has expired is replaced by a fresh one
+            Self::Status { status: StatusCode::FORBIDDEN, location: SlugLocation::Heroku(_), .. } => true,
             Self::Status { status, .. } => {
                 status.is_server_error()
                     || *status == StatusCode::TOO_MANY_REQUESTS
@@ -142,33 +168,69 @@ impl FetchError {
             | Self::Write { .. }
             | Self::TooLarge { .. }
             | Self::Client { .. }
+            | Self::NoApi { .. }
             | Self::Url { .. } => false,
         }
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        if let Self::Status { retry_after, .. } = self { *retry_after } else { None }
+        match self {
+            Self::Status { retry_after, .. } | Self::NoUrl { retry_after, .. } => *retry_after,
+            Self::Open { .. }
+            | Self::NotAFile { .. }
+            | Self::Read { .. }
+            | Self::Write { .. }
+            | Self::TooLarge { .. }
+            | Self::Client { .. }
+            | Self::NoApi { .. }
+            | Self::Url { .. }
+            | Self::Unreachable { .. }
+            | Self::BrokeOff { .. }
+            | Self::Length { .. } => None,
+        }
     }
 }
 
-fn advice(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        401 | 403 => "; a signed URL may have expired: release the slug with a URL that may be read",
-        404 | 410 => "; check the URL, or release the slug anew",
-        _ => "",
+fn advice(location: &SlugLocation, status: StatusCode) -> &'static str {
+    match (status.as_u16(), location) {
+        (_, SlugLocation::Heroku(_)) => "; deploy the app again if this goes on",
+        (401 | 403, SlugLocation::Path(_) | SlugLocation::Url(_)) => {
+            "; a signed URL may have expired: release the slug with a URL that may be read"
+        }
+        (404 | 410, SlugLocation::Path(_) | SlugLocation::Url(_)) => {
+            "; check the URL, or release the slug anew"
+        }
+        (_, SlugLocation::Path(_) | SlugLocation::Url(_)) => "",
+    }
+}
+
+/// Where an archive is fetched from.
+enum Remote<'a> {
+    At(&'a str),
+    Of(&'a SlugId, &'a dyn SlugUrls),
+}
+
+impl<'a> Remote<'a> {
+    /// A URL that is good now.
+    async fn url(&self) -> Result<Cow<'a, str>, NoUrl> {
+        match self {
+            Self::At(url) => Ok(Cow::Borrowed(*url)),
+            Self::Of(id, urls) => urls.url(id).await.map(Cow::Owned),
+        }
     }
 }
 
 /// Fetches archives.
 pub(super) struct Fetcher {
     client: HttpClient,
+    urls: Option<Arc<dyn SlugUrls>>,
     limit_bytes: u64,
     retry: Retry,
 }
 
 impl Fetcher {
-    pub(super) fn new(limit_bytes: u64, retry: Retry) -> Self {
-        Self { client: HttpClient::new(Timeouts::WhileItMoves), limit_bytes, retry }
+    pub(super) fn new(limit_bytes: u64, retry: Retry, urls: Option<Arc<dyn SlugUrls>>) -> Self {
+        Self { client: HttpClient::new(Timeouts::WhileItMoves), urls, limit_bytes, retry }
     }
 
     /// Fetches an archive into a nameless file in `dir`.
@@ -176,16 +238,18 @@ impl Fetcher {
     /// # Errors
     /// When it cannot be had, after the last try where trying again can help.
     pub(super) async fn fetch(&self, location: &SlugLocation, dir: &Path) -> Result<Archive, FetchError> {
-        let url = match location {
-            SlugLocation::Path(path) => {
+        let remote = match (location, &self.urls) {
+            (SlugLocation::Path(path), _) => {
                 let (path, dir, limit_bytes) = (path.clone(), dir.to_path_buf(), self.limit_bytes);
                 return blocking(move |stop| copy(&path, &dir, limit_bytes, stop)).await;
             }
-            SlugLocation::Url(url) => url,
+            (SlugLocation::Url(url), _) => Remote::At(url),
+            (SlugLocation::Heroku(id), Some(urls)) => Remote::Of(id, urls.as_ref()),
+            (SlugLocation::Heroku(_), None) => return Err(FetchError::NoApi { location: location.clone() }),
         };
         let mut attempt = 1;
         loop {
-            let error = match self.download(url, location, dir).await {
+            let error = match self.download(&remote, location, dir).await {
                 Ok(archive) => return Ok(archive),
                 Err(error) if attempt >= self.retry.attempts || !error.passes() => return Err(error),
                 Err(error) => error,
@@ -197,8 +261,19 @@ impl Fetcher {
         }
     }
 
-    async fn download(&self, url: &str, location: &SlugLocation, dir: &Path) -> Result<Archive, FetchError> {
-        let mut response = self.ask(url, location).await?;
+    async fn download(
+        &self,
+        remote: &Remote<'_>,
+        location: &SlugLocation,
+        dir: &Path,
+    ) -> Result<Archive, FetchError> {
+        let url = remote.url().await.map_err(|NoUrl { passes, retry_after, source }| FetchError::NoUrl {
+            location: location.clone(),
+            passes,
+            retry_after,
+            source,
+        })?;
+        let mut response = self.ask(&url, location).await?;
         let announced = response.content_length();
         let too_large = || FetchError::TooLarge { location: location.clone(), limit_bytes: self.limit_bytes };
         if announced.is_some_and(|bytes| bytes > self.limit_bytes) {
@@ -266,138 +341,4 @@ fn write<B: AsRef<[u8]>>(dir: &Path, mut chunks: mpsc::Receiver<B>) -> Result<Ar
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-    use tokio::task::JoinHandle;
-
-    use super::*;
-
-    const AT_ONCE: Retry = Retry { attempts: 5, first_delay: Duration::ZERO, longest_delay: Duration::ZERO };
-
-    /// Answers one connection after the other with these bytes; returns how many were needed.
-    async fn serve(answers: Vec<String>) -> (SlugLocation, JoinHandle<usize>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://me:pass@{}/slug.tgz?sig=secret", listener.local_addr().unwrap());
-        let served = tokio::spawn(async move {
-            for answer in &answers {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = Vec::new();
-                while !request.ends_with(b"\r\n\r\n") {
-                    request.push(stream.read_u8().await.unwrap());
-                }
-                // the client may hang up before it has read all
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
-            answers.len()
-        });
-        (SlugLocation::Url(url), served)
-    }
-
-    fn answer(status: &str, headers: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\nconnection: close\r\n{headers}\r\n{body}")
-    }
-
-    fn sized(status: &str, body: &str) -> String {
-        answer(status, &format!("content-length: {}\r\n", body.len()), body)
-    }
-
-    async fn fetch(location: &SlugLocation, limit_bytes: u64) -> Result<(String, Archive), FetchError> {
-        let dir = tempfile::tempdir().unwrap();
-        let fetcher = Fetcher::new(limit_bytes, AT_ONCE);
-        let outcome = fetcher.fetch(location, dir.path()).await;
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        outcome.map(|mut archive| (io::read_to_string(&mut archive.file).unwrap(), archive))
-    }
-
-    #[tokio::test]
-    async fn a_body_arrives_with_its_digest() {
-        let (location, served) = serve(vec![sized("200 OK", "abc")]).await;
-        let (body, archive) = fetch(&location, 3).await.unwrap();
-        assert_eq!(body, "abc");
-        assert!(archive.digest.to_string().starts_with("ba7816bf8f01cfea"));
-        assert_eq!(served.await.unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn passing_faults_are_tried_again() {
-        let chunk_cut = answer("200 OK", "transfer-encoding: chunked\r\n", "5\r\nab");
-        let (location, served) = serve(vec![
-            sized("500 Internal Server Error", "oops"),
-            answer("429 Too Many Requests", "retry-after: 3600\r\n", ""),
-            answer("200 OK", "content-length: 10\r\n", "abc"),
-            chunk_cut,
-            sized("200 OK", "abc"),
-        ])
-        .await;
-        assert_eq!(fetch(&location, 100).await.unwrap().0, "abc");
-        assert_eq!(served.await.unwrap(), 5);
-    }
-
-    #[tokio::test]
-    async fn a_body_that_stays_truncated_is_an_error() {
-        let cut = answer("200 OK", "content-length: 10\r\n", "abc");
-        let (location, served) = serve(vec![cut; 5]).await;
-        let error = fetch(&location, 100).await.unwrap_err();
-        assert!(matches!(error, FetchError::BrokeOff { bytes: 3, .. }), "{error}");
-        assert_eq!(served.await.unwrap(), 5);
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_final_says_what_to_do_and_no_secret() {
-        for status in ["404 Not Found", "410 Gone", "401 Unauthorized", "403 Forbidden"] {
-            let (location, served) = serve(vec![sized(status, "")]).await;
-            let error = fetch(&location, 100).await.unwrap_err();
-            let text = format!("{error} {error:?}");
-            assert!(text.contains(status) && text.contains("/slug.tgz") && text.contains("URL"), "{text}");
-            assert!(!text.contains("secret") && !text.contains("pass"), "{text}");
-            assert_eq!(served.await.unwrap(), 1);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_not_there_is_named_without_secrets() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://me:pass@{}/slug.tgz?sig=secret", listener.local_addr().unwrap());
-        drop(listener);
-        let error = fetch(&SlugLocation::Url(url), 100).await.unwrap_err();
-        let text = format!("{error} {error:?}");
-        assert!(matches!(error, FetchError::Unreachable { .. }), "{text}");
-        assert!(!text.contains("secret") && !text.contains("pass@"), "{text}");
-        let error = fetch(&SlugLocation::Url("http://h:99999/".into()), 100).await.unwrap_err();
-        assert!(matches!(error, FetchError::Url { .. }), "{error:?}");
-    }
-
-    #[tokio::test]
-    async fn what_is_too_large_is_refused_announced_or_not() {
-        let announced = answer("200 OK", "content-length: 101\r\n", "");
-        let unannounced = answer("200 OK", "", &"x".repeat(101));
-        for answer in [announced, unannounced] {
-            let (location, served) = serve(vec![answer]).await;
-            let error = fetch(&location, 100).await.unwrap_err();
-            assert!(matches!(error, FetchError::TooLarge { limit_bytes: 100, .. }), "{error}");
-            assert_eq!(served.await.unwrap(), 1);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_redirect_is_followed_and_told_no_secret() {
-        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let there = format!("location: http://{}/other\r\n", target.local_addr().unwrap());
-        let (location, _served) = serve(vec![answer("302 Found", &there, "")]).await;
-        let asked = tokio::spawn(async move {
-            let (mut stream, _) = target.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                request.push(stream.read_u8().await.unwrap());
-            }
-            stream.write_all(sized("200 OK", "abc").as_bytes()).await.unwrap();
-            String::from_utf8(request).unwrap()
-        });
-        assert_eq!(fetch(&location, 100).await.unwrap().0, "abc");
-        let request = asked.await.unwrap().to_lowercase();
-        assert!(!request.contains("secret") && !request.contains("authorization"), "{request}");
-    }
-}
+mod tests;

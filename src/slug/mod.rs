@@ -9,8 +9,10 @@ mod progress;
 mod slugs;
 mod tree;
 mod unpack;
+mod urls;
 
 pub use cache::CacheError;
 pub use fetch::FetchError;
 pub use slugs::{Limits, Slug, SlugError, Slugs};
 pub use unpack::UnpackError;
+pub use urls::{NoUrl, SlugUrls};

@@ -8,6 +8,7 @@ use super::cache::{Cache, CacheError};
 use super::fetch::{FetchError, Fetcher};
 use super::local::{self, Archive};
 use super::unpack::{UnpackError, unpack};
+use super::urls::SlugUrls;
 use crate::blocking::blocking;
 use crate::http::Retry;
 use crate::model::{Sha256Digest, SlugLocation};
@@ -89,13 +90,13 @@ pub struct Slugs {
 
 impl Slugs {
     /// Slugs unpacked in `dir`, which is made when first needed, for its owner only. Several hsups may share
-    /// it.
-    pub fn new(dir: PathBuf, limits: Limits) -> Self {
-        Self::with_retry(dir, limits, Retry::default())
+    /// it. `urls` knows where slugs of the Heroku API are to be had.
+    pub fn new(dir: PathBuf, limits: Limits, urls: Option<Arc<dyn SlugUrls>>) -> Self {
+        Self::with_retry(dir, limits, urls, Retry::default())
     }
 
-    fn with_retry(dir: PathBuf, limits: Limits, retry: Retry) -> Self {
-        let fetcher = Arc::new(Fetcher::new(limits.archive_bytes, retry));
+    fn with_retry(dir: PathBuf, limits: Limits, urls: Option<Arc<dyn SlugUrls>>, retry: Retry) -> Self {
+        let fetcher = Arc::new(Fetcher::new(limits.archive_bytes, retry, urls));
         Self { cache: Cache::new(dir), fetcher, limits }
     }
 
@@ -192,7 +193,7 @@ mod tests {
         fn new() -> Self {
             let temp = tempfile::tempdir().unwrap();
             let retry = Retry { attempts: 2, first_delay: Duration::ZERO, longest_delay: Duration::ZERO };
-            let slugs = Slugs::with_retry(temp.path().join("slugs"), Limits::default(), retry);
+            let slugs = Slugs::with_retry(temp.path().join("slugs"), Limits::default(), None, retry);
             Self { temp, slugs }
         }
 
@@ -326,7 +327,7 @@ mod tests {
     #[tokio::test]
     async fn two_at_once_get_the_same_tree() {
         let host = Host::new();
-        let other = Slugs::new(host.temp.path().join("slugs"), Limits::default());
+        let other = Slugs::new(host.temp.path().join("slugs"), Limits::default(), None);
         let location = host.put(&slug_with(&"x".repeat(100_000)));
         let (one, two) = tokio::join!(host.slugs.prepare(&location, None), other.prepare(&location, None));
         assert_eq!(one.unwrap(), two.unwrap());

@@ -61,6 +61,7 @@ impl Serialize for Written<'_> {
                 // every path came from text, so nothing is lost here
                 SlugLocation::Path(path) => path.to_string_lossy().into_owned(),
                 SlugLocation::Url(url) => url.clone(),
+                SlugLocation::Heroku(_) => slug.to_string(),
             }),
             slug_checksum: slug_checksum.map(|digest| format!("SHA256:{digest}")),
             stack: stack.as_ref(),
