@@ -25,10 +25,10 @@ use crate::formation::{FormationHandle, LOGS_STAY, Outcome, Preparer, Settings, 
 use crate::logs::Console;
 use crate::model::{Action, AppName, Bind, Startup};
 use crate::slug::{Limits, Slugs};
-use crate::sources::ReleaseSource;
 use crate::sources::control_dir::ControlDir;
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
+use crate::sources::{GaveUp, Link, ReleaseSource};
 use crate::stderr::Stderr;
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
@@ -128,14 +128,17 @@ async fn supervise_all(
     let (shutdown, shutdowns) = watch::channel(Shutdown::No);
     let reread = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
+    let live = supervisor.live();
     let (formation, supervising) = supervisor.start(newest, shutdowns);
-    tasks.spawn(source.releases.follow(releases, Arc::clone(&reread)));
+    let link = Link { releases, live, reread: Arc::clone(&reread) };
+    let given_up = follow(&mut tasks, source.releases, link);
     let (close_socket, served) = serve(&mut tasks, socket, formation);
 
     let outcome = tokio::select! {
-        outcome = supervising => outcome,
+        outcome = supervising => Ok(outcome),
+        gave_up = given_up => Err(gave_up),
         never = obedience.obey(&shutdown, &reread) => match never {},
-        () = follow_window(terminal.as_ref()) => Outcome::Stopped,
+        never = follow_window(terminal.as_ref()) => match never {},
     };
 
     drop(close_socket);
@@ -147,12 +150,34 @@ async fn supervise_all(
     if let Some(terminal) = terminal {
         terminal.close(DRAIN).await;
     }
-    Ok(match outcome {
-        Outcome::Stopped => ExitCode::Ok.number(),
-        Outcome::Finished(status) => status,
-        Outcome::Interrupted => ExitCode::INTERRUPTED,
-        Outcome::NotPrepared => ExitCode::ReleaseInvalid.number(),
-    })
+    match outcome {
+        Ok(Outcome::Stopped) => Ok(ExitCode::Ok.number()),
+        Ok(Outcome::Finished(status)) => Ok(status),
+        Ok(Outcome::Interrupted) => Ok(ExitCode::INTERRUPTED),
+        Ok(Outcome::NotPrepared) => Ok(ExitCode::ReleaseInvalid.number()),
+        Err(GaveUp::Unreadable(error)) => Err(Fatal::new(ExitCode::NoSource, error.as_ref())),
+        Err(GaveUp::Invalid(error)) => Err(Fatal::new(ExitCode::ReleaseInvalid, error.as_ref())),
+    }
+}
+
+/// Follows a source; the future ends only when it gives up, which it does before any dyno has been started.
+fn follow(
+    tasks: &mut JoinSet<()>,
+    source: Box<dyn ReleaseSource>,
+    link: Link,
+) -> impl Future<Output = GaveUp> + use<> {
+    let (give_up, given_up) = oneshot::channel();
+    tasks.spawn(async move {
+        if let Err(gave_up) = source.follow(link).await {
+            let _nobody_is_left = give_up.send(gave_up);
+        }
+    });
+    async {
+        match given_up.await {
+            Ok(gave_up) => gave_up,
+            Err(_has_no_more) => pending().await,
+        }
+    }
 }
 
 /// A source that has been opened, and what is to be done with its releases.
@@ -350,7 +375,7 @@ fn escalate(shutdown: &watch::Sender<Shutdown>) {
 }
 
 /// Keeps the size of a dyno's terminal that of hsup's own.
-async fn follow_window(terminal: Option<&Terminal>) {
+async fn follow_window(terminal: Option<&Terminal>) -> Never {
     if let Some(Err(error)) = async { Some(terminal?.follow_window_size().await) }.await {
         tracing::warn!(%error, "cannot hand on the size of the terminal");
     }

@@ -1,5 +1,6 @@
 //! The formation: which dynos run, from which release, and how one release becomes the next.
 
+mod arrivals;
 mod handle;
 mod plan;
 mod ports;

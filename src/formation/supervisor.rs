@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::arrivals::{next_release, next_shutdown};
 use super::handle::{Command, FormationHandle, FormationStatus};
 use super::plan::{Desired, Generation, Observed, plan};
 use super::ports::{desired_dynos, one_off_port};
@@ -55,6 +56,8 @@ pub struct Supervisor {
     preparer: Preparer,
     console: Console,
     live: Option<Live>,
+    /// Where others see which release is live.
+    announced: watch::Sender<Option<Arc<Release>>>,
     preparing: Option<Preparing>,
     members: HashMap<Id, Member>,
     tasks: JoinSet<Option<LastExit>>,
@@ -86,6 +89,7 @@ impl Supervisor {
             preparer,
             console,
             live: None,
+            announced: watch::Sender::new(None),
             preparing: None,
             members: HashMap::new(),
             tasks: JoinSet::new(),
@@ -98,6 +102,11 @@ impl Supervisor {
         }
     }
 
+    /// The release that is live: the newest that has been prepared, at its newest scale.
+    pub fn live(&self) -> watch::Receiver<Option<Arc<Release>>> {
+        self.announced.subscribe()
+    }
+
     /// The handle for others, and what runs until everything has ended.
     pub fn start(
         self,
@@ -105,10 +114,10 @@ impl Supervisor {
         shutdown: watch::Receiver<Shutdown>,
     ) -> (FormationHandle, impl Future<Output = Outcome> + Send) {
         let (handle, commands) = FormationHandle::new();
-        (handle, self.live(releases, shutdown, commands))
+        (handle, self.run(releases, shutdown, commands))
     }
 
-    async fn live(
+    async fn run(
         mut self,
         mut releases: watch::Receiver<Option<Arc<Release>>>,
         mut shutdown: watch::Receiver<Shutdown>,
@@ -173,20 +182,35 @@ impl Supervisor {
             }
         };
         self.warn_of_unknown_types(&release);
+        let is_being_prepared = self.is_preparing(&release);
         match &mut self.live {
             Some(live) if live.release.differs_in_scale_only(&release) => {
                 tracing::info!("release {}: scaling", release.version);
+                self.announced.send_replace(Some(Arc::clone(&release)));
                 live.release = release;
                 self.down.retain(|name, _| desired.iter().any(|dyno| dyno.name == *name));
                 live.desired = desired;
                 self.preparing = None;
             }
             Some(_) | None if self.settings.skip_build => self.go_live(release, desired),
+            Some(_) | None if is_being_prepared => self.rescale_preparing(release, desired),
             Some(_) | None => {
                 tracing::info!("release {} of {}: preparing", release.version, release.app);
                 let state = PreparingState::Working(self.preparer.prepare(Arc::clone(&release)));
                 self.preparing = Some(Preparing { release, desired, failures: 0, state });
             }
+        }
+    }
+
+    /// Whether this release, but for its scale, is being prepared.
+    fn is_preparing(&self, release: &Release) -> bool {
+        self.preparing.as_ref().is_some_and(|preparing| preparing.release.differs_in_scale_only(release))
+    }
+
+    /// A change of scale neither begins a download again nor shortens the wait for the next attempt.
+    fn rescale_preparing(&mut self, release: Arc<Release>, desired: Vec<Desired>) {
+        if let Some(preparing) = &mut self.preparing {
+            (preparing.release, preparing.desired) = (release, desired);
         }
     }
 
@@ -260,6 +284,7 @@ impl Supervisor {
         }
         let env =
             release.config.iter().map(|(name, value)| (name.as_str().to_owned(), value.clone())).collect();
+        self.announced.send_replace(Some(Arc::clone(&release)));
         self.live = Some(Live { release, generation, desired, env });
         self.down.clear();
     }
@@ -455,26 +480,6 @@ impl Member {
         let Self { name, port, generation, leaving, handle: _ } = self;
         Observed { id, name: name.clone(), port: *port, generation: *generation, leaving: *leaving }
     }
-}
-
-/// The next release; never, once the source has no more.
-async fn next_release(releases: &mut watch::Receiver<Option<Arc<Release>>>) -> Arc<Release> {
-    loop {
-        if releases.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        if let Some(release) = releases.borrow_and_update().clone() {
-            return release;
-        }
-    }
-}
-
-/// The next word on shutting down; never, once nobody is left to give it.
-async fn next_shutdown(shutdown: &mut watch::Receiver<Shutdown>) -> Shutdown {
-    if shutdown.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    *shutdown.borrow_and_update()
 }
 
 #[cfg(test)]

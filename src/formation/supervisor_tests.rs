@@ -14,6 +14,7 @@ struct Bench {
     releases: watch::Sender<Option<Arc<Release>>>,
     shutdown: watch::Sender<Shutdown>,
     handle: FormationHandle,
+    live: watch::Receiver<Option<Arc<Release>>>,
     task: JoinHandle<Outcome>,
     runs: Runs,
 }
@@ -27,8 +28,10 @@ impl Bench {
         let (console, _written) = Console::stdout().unwrap();
         let (releases, newest) = watch::channel(None);
         let (shutdown, shutdowns) = watch::channel(Shutdown::No);
-        let (handle, task) = Supervisor::new(settings, preparer, console).start(newest, shutdowns);
-        Self { releases, shutdown, handle, task: tokio::spawn(task), runs }
+        let supervisor = Supervisor::new(settings, preparer, console);
+        let live = supervisor.live();
+        let (handle, task) = supervisor.start(newest, shutdowns);
+        Self { releases, shutdown, handle, live, task: tokio::spawn(task), runs }
     }
 
     fn start(network: Network, builds: &[bool]) -> Self {
@@ -91,6 +94,19 @@ async fn another_scale_restarts_nothing() {
     three.exit(Exit::Code(0), true);
     bench.nothing_starts().await;
     assert_eq!(bench.dynos().await, [state("web.1", DynoState::Up)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_scale_of_what_is_being_prepared_waits_with_it() {
+    let mut bench = Bench::start(Network::Host, &[false, true]);
+    bench.release(1, &[("web", 1)]);
+    bench.handle.status().await.unwrap();
+    bench.release(1, &[("web", 2)]);
+    bench.next("web.1").await;
+    bench.next("web.2").await;
+    let live = bench.live.borrow().clone().unwrap();
+    assert_eq!(live.formation.iter().next().unwrap().quantity.get(), 2);
+    bench.nothing_starts().await;
 }
 
 #[tokio::test(start_paused = true)]

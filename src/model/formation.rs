@@ -174,6 +174,8 @@ pub enum Quantities {
     /// As many as the release says.
     #[default]
     OfRelease,
+    /// One of each type of which the release has any: its numbers describe an app on many hosts.
+    OneOfEach,
     /// As the operator said with `type=n`; a type that is not named has none.
     Explicit(BTreeMap<ProcessType, Quantity>),
 }
@@ -183,6 +185,7 @@ impl Quantities {
     pub fn of(&self, process: &Process) -> Quantity {
         match self {
             Self::OfRelease => process.quantity,
+            Self::OneOfEach => process.quantity.min(Quantity::ONE),
             Self::Explicit(map) => map.get(&process.process_type).copied().unwrap_or_default(),
         }
     }
@@ -229,6 +232,8 @@ mod tests {
         assert_eq!(explicit.of(&process("web", 7)).get(), 2);
         assert_eq!(explicit.of(&process("clock", 7)).get(), 1);
         assert_eq!(explicit.of(&process("worker", 7)).get(), 0);
+        assert_eq!(Quantities::OneOfEach.of(&process("worker", 7)).get(), 1);
+        assert_eq!(Quantities::OneOfEach.of(&process("worker", 0)).get(), 0);
         let none: Quantities = std::iter::empty::<QuantityOverride>().collect();
         assert_eq!(none.of(&process("worker", 7)).get(), 7);
     }

@@ -10,22 +10,21 @@
 //! `Quantities` is null where those of the release count; `Args` is the command of the action `run`.
 //! A payload holds every config var: no error shows any of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hsup_drivers::BoxFuture;
 use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 
 use super::control_file::{self, ControlFileError, Document, MAX_BYTES, Written};
-use super::{ReleaseSender, ReleaseSource, publish};
+use super::{GaveUp, Link, ReleaseSource, publish};
 use crate::model::{Action, Bind, Command, ProcessType, Quantities, Quantity, Release, Startup};
 
 /// The variable that holds a payload.
@@ -88,7 +87,7 @@ pub enum PayloadError {
 struct Outgoing<'a> {
     app: Written<'a>,
     action: &'static str,
-    quantities: Option<&'a BTreeMap<ProcessType, Quantity>>,
+    quantities: Option<Cow<'a, BTreeMap<ProcessType, Quantity>>>,
     args: &'a [String],
     one_shot: bool,
     start_number: u32,
@@ -122,9 +121,14 @@ struct BindText {
 /// The payload of a startup.
 pub fn encode(startup: &Startup) -> String {
     let Startup { release, action, one_shot, start_number, skip_build, binds } = startup;
+    let one_of_each = || {
+        let processes = release.formation.iter();
+        processes.map(|process| (process.process_type.clone(), Quantities::OneOfEach.of(process))).collect()
+    };
     let (action, quantities, args): (_, _, &[String]) = match action {
         Action::Start(Quantities::OfRelease) => ("start", None, &[]),
-        Action::Start(Quantities::Explicit(quantities)) => ("start", Some(quantities), &[]),
+        Action::Start(Quantities::OneOfEach) => ("start", Some(Cow::Owned(one_of_each())), &[]),
+        Action::Start(Quantities::Explicit(quantities)) => ("start", Some(Cow::Borrowed(quantities)), &[]),
         Action::Run(command) => ("run", None, command.args()),
         Action::Build => ("build", None, &[]),
     };
@@ -225,8 +229,11 @@ impl PayloadSource {
 }
 
 impl ReleaseSource for PayloadSource {
-    fn follow(self: Box<Self>, releases: ReleaseSender, _: Arc<Notify>) -> BoxFuture<'static, ()> {
-        Box::pin(async move { publish(&releases, self.0) })
+    fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
+        Box::pin(async move {
+            publish(&link.releases, self.0);
+            Ok(())
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The control dir as a source: looks when inotify says so, when asked, and every poll interval.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use super::judge::{Judge, Outcome};
 use super::watch::{Bell, DirWatch};
 use crate::blocking::blocking;
 use crate::model::AppName;
-use crate::sources::{ReleaseSender, ReleaseSource, publish};
+use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, publish};
 
 /// A directory into which an operator writes releases.
 ///
@@ -54,7 +55,7 @@ impl ControlDir {
         Ok(Self { judge: Judge::new(dir, app), poll_interval })
     }
 
-    async fn run(self, releases: ReleaseSender, reread: Arc<Notify>) {
+    async fn run(self, releases: ReleaseSender, reread: Arc<Notify>) -> Infallible {
         let Self { mut judge, poll_interval } = self;
         let bell = Arc::new(Bell::default());
         let mut watch = DirWatch::new(judge.dir(), Arc::clone(&bell));
@@ -116,8 +117,8 @@ fn act(outcome: Outcome, releases: &ReleaseSender, poll_interval: Duration) -> D
 }
 
 impl ReleaseSource for ControlDir {
-    fn follow(self: Box<Self>, releases: ReleaseSender, reread: Arc<Notify>) -> BoxFuture<'static, ()> {
-        Box::pin(self.run(releases, reread))
+    fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
+        Box::pin(async move { match self.run(link.releases, link.reread).await {} })
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 
 use nix::sys::stat::Mode;
 use proptest::prelude::*;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::*;
+use crate::sources::link;
 
 const GOLDEN: &str = r#"{"App":{"Version":1,"Name":"myapp","Env":{"A":"s3cret"},"Processes":[{"Args":["./web"],"Quantity":1,"Type":"web"}]},"Action":"start","Quantities":{"web":2},"Args":[],"OneShot":true,"StartNumber":3,"SkipBuild":true,"Binds":[{"Host":"/a","Inside":"/b"}]}"#;
 
@@ -80,7 +82,7 @@ fn only_a_regular_file_is_a_payload_file() {
 async fn the_source_publishes_and_returns() {
     let (releases, seen) = watch::channel(None);
     let source = Box::new(PayloadSource::new(golden().release));
-    source.follow(releases, Arc::new(Notify::new())).await;
+    assert!(source.follow(link(releases, &Arc::new(Notify::new()))).await.is_ok());
     assert_eq!(seen.borrow().as_deref(), Some(&golden().release));
 }
 

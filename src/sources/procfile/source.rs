@@ -1,5 +1,6 @@
 //! The Procfile as a source: one release at the start, and another when it changed and SIGHUP asks.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::error::ProcfileError;
 use super::{dotenv, lines};
 use crate::blocking::blocking;
 use crate::model::{AppName, ConfigVars, Formation, Release, ReleaseVersion};
-use crate::sources::{ReleaseSender, ReleaseSource, publish};
+use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, publish};
 
 /// A Procfile and the `.env` beside it, which may be missing.
 ///
@@ -56,7 +57,7 @@ impl Procfile {
         &self.release
     }
 
-    async fn run(self, releases: ReleaseSender, reread: Arc<Notify>) {
+    async fn run(self, releases: ReleaseSender, reread: Arc<Notify>) -> Infallible {
         let Self { files, mut release } = self;
         loop {
             // made before publishing, so that a request right after it is not missed
@@ -104,8 +105,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, ProcfileError> {
 }
 
 impl ReleaseSource for Procfile {
-    fn follow(self: Box<Self>, releases: ReleaseSender, reread: Arc<Notify>) -> BoxFuture<'static, ()> {
-        Box::pin(self.run(releases, reread))
+    fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
+        Box::pin(async move { match self.run(link.releases, link.reread).await {} })
     }
 }
 
@@ -116,6 +117,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::sources::link;
 
     fn open(dir: &Path) -> Result<Procfile, ProcfileError> {
         let mut inherited = ConfigVars::default();
@@ -161,7 +163,7 @@ mod tests {
         let source = open(dir.path()).unwrap();
         let (releases, mut seen) = watch::channel(None);
         let reread = Arc::new(Notify::new());
-        let run = tokio::spawn(Box::new(source).follow(releases, Arc::clone(&reread)));
+        let run = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
         tokio::time::timeout(Duration::from_secs(20), seen.changed()).await.unwrap().unwrap();
         assert_eq!(seen.borrow_and_update().as_ref().unwrap().version.0, 1);
         // neither wrong nor unchanged files are published: the change after them is version 2

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::model::Release;
+use crate::sources::link;
 
 /// Far longer than any test takes, so that what is seen came from inotify.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -15,7 +16,7 @@ struct Running {
     dir: TempDir,
     seen: watch::Receiver<Option<Arc<Release>>>,
     reread: Arc<Notify>,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<Result<(), GaveUp>>,
 }
 
 impl Drop for Running {
@@ -30,7 +31,7 @@ impl Running {
             ControlDir::open(dir.path().to_owned(), "myapp".parse().unwrap(), poll_interval).unwrap();
         let (releases, seen) = watch::channel(None);
         let reread = Arc::new(Notify::new());
-        let task = tokio::spawn(Box::new(source).follow(releases, Arc::clone(&reread)));
+        let task = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
         Self { dir, seen, reread, task }
     }
 
@@ -124,7 +125,7 @@ async fn a_dir_that_comes_back_is_watched_again() {
     let source = ControlDir::open(dir.clone(), "myapp".parse().unwrap(), NEVER).unwrap();
     let (releases, seen) = watch::channel(None);
     let reread = Arc::new(Notify::new());
-    let task = tokio::spawn(Box::new(source).follow(releases, Arc::clone(&reread)));
+    let task = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
     let mut running = Running { dir: root, seen, reread, task };
     rename_in(&dir, "{\"Version\":1}");
     assert_eq!(running.next().await, 1);
