@@ -155,6 +155,22 @@ pub(super) struct Options {
     #[arg(long, value_name = "PATH")]
     pub procfile: Option<OsString>,
 
+    /// The Platform API that releases of the app are taken from where HEROKU_ACCESS_TOKEN is set [env:
+    /// HSUP_HEROKU_API_URL] [default: https://api.heroku.com]
+    #[arg(long, value_name = "URL")]
+    pub heroku_api_url: Option<String>,
+
+    /// Run as many dynos as the formation of the Heroku app says, and not one of each type [env:
+    /// HSUP_WHOLE_FORMATION]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub whole_formation: Option<String>,
+
+    /// Do not run the last good release while the Heroku API cannot be asked [env: HSUP_NO_STALE]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub no_stale: Option<String>,
+
     /// Where hsup keeps what must outlive it [env: HSUP_STATE_DIR] [default: /var/lib/hsup for root, else
     /// $XDG_STATE_HOME/hsup or ~/.local/state/hsup]
     #[arg(long, value_name = "DIR")]
@@ -191,6 +207,9 @@ impl Options {
             bind: others.bind.into_iter().chain(self.bind).collect(),
             control_dir: self.control_dir.or(others.control_dir),
             procfile: self.procfile.or(others.procfile),
+            heroku_api_url: self.heroku_api_url.or(others.heroku_api_url),
+            whole_formation: self.whole_formation.or(others.whole_formation),
+            no_stale: self.no_stale.or(others.no_stale),
             state_dir: self.state_dir.or(others.state_dir),
             poll_interval: self.poll_interval.or(others.poll_interval),
             stop_timeout: self.stop_timeout.or(others.stop_timeout),
@@ -236,6 +255,9 @@ mod tests {
                     options.start_number,
                     options.logplex_url,
                     options.bind.into_iter().next(),
+                    options.heroku_api_url,
+                    options.whole_formation,
+                    options.no_stale,
                     options.poll_interval,
                     options.stop_timeout,
                     options.log_format,

@@ -16,7 +16,7 @@ use super::{
     SourceChoice, StopTargets,
 };
 use crate::log::{LogConfig, LogFilter};
-use crate::model::{Bind, ProcessType, QuantityOverride, Target};
+use crate::model::{Bind, ProcessType, Quantities, QuantityOverride, Target};
 use crate::secret::Secret;
 
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
@@ -26,6 +26,9 @@ const ONE_SHOT: Setting = Setting { flag: "--oneshot", variable: "HSUP_ONESHOT" 
 const START_NUMBER: Setting = Setting { flag: "--start-number", variable: "HSUP_START_NUMBER" };
 const LOGPLEX_URL: Setting = Setting { flag: "--logplex-url", variable: "HSUP_LOGPLEX_URL" };
 const BIND: Setting = Setting { flag: "--bind", variable: "HSUP_BIND" };
+const HEROKU_API_URL: Setting = Setting { flag: "--heroku-api-url", variable: "HSUP_HEROKU_API_URL" };
+const NO_STALE: Setting = Setting { flag: "--no-stale", variable: "HSUP_NO_STALE" };
+const WHOLE_FORMATION: Setting = Setting { flag: "--whole-formation", variable: "HSUP_WHOLE_FORMATION" };
 const STATE_DIR: Setting = Setting { flag: "--state-dir", variable: "HSUP_STATE_DIR" };
 const POLL_INTERVAL: Setting = Setting { flag: "--poll-interval", variable: "HSUP_POLL_INTERVAL" };
 const STOP_TIMEOUT: Setting = Setting { flag: "--stop-timeout", variable: "HSUP_STOP_TIMEOUT" };
@@ -119,9 +122,19 @@ fn read(
     let logplex_url = reader.parsed(LOGPLEX_URL, options.logplex_url, read_logplex_url);
     let binds = read_binds(reader, options.bind);
     let needs_source = needs_source(&command);
-    let flags = SourceFlags { control_dir: options.control_dir, procfile: options.procfile, app_named };
+    let heroku_api_url = reader.parsed(HEROKU_API_URL, options.heroku_api_url, str::parse);
+    let no_stale = reader.parsed(NO_STALE, options.no_stale, read_bool);
+    let flags = SourceFlags {
+        control_dir: options.control_dir,
+        procfile: options.procfile,
+        app_named,
+        app: app.clone(),
+        heroku_api_url: heroku_api_url.unwrap_or_default(),
+        stale: !no_stale.unwrap_or_default(),
+    };
     let source =
         needs_source.then(|| source_choice::choose(reader, flags, &surroundings.directory)).flatten();
+    let whole_formation = reader.parsed(WHOLE_FORMATION, options.whole_formation, read_bool);
     let state_dir = read_state_dir(reader, options.state_dir, needs_source, surroundings);
     let poll_interval =
         reader.parsed(POLL_INTERVAL, options.poll_interval, |text| read_duration(text, POLL_INTERVALS));
@@ -131,6 +144,7 @@ fn read(
     let filter = reader.parsed(LOG_LEVEL, options.log_level, str::parse);
     let colour = reader.variable("NO_COLOR").is_none();
     let command = read_command(reader, command)?;
+    let command = of_this_host(reader, command, source.as_ref(), whole_formation.unwrap_or_default());
     let quiet = matches!(command, CliCommand::Run { .. });
     let default_filter = || if quiet { LogFilter::warnings() } else { LogFilter::default() };
     Some(Config {
@@ -197,6 +211,28 @@ fn read_command(reader: &mut Reader<'_>, command: CommandArgs) -> Option<CliComm
             reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file })
         }
         CommandArgs::Version => None,
+    }
+}
+
+/// The command with the quantities that this host has: those of a Heroku app describe all of its hosts.
+fn of_this_host(
+    reader: &mut Reader<'_>,
+    command: CliCommand,
+    source: Option<&SourceChoice>,
+    whole_formation: bool,
+) -> CliCommand {
+    match (command, source) {
+        (CliCommand::Start { quantities: Quantities::Explicit(_) }, _) if whole_formation => {
+            let what = "TYPE=N says how many dynos run here: give only one of them";
+            reader.problems.push(Problem::usage(WHOLE_FORMATION.flag, what));
+            CliCommand::Start { quantities: Quantities::OfRelease }
+        }
+        (CliCommand::Start { quantities: Quantities::OfRelease }, Some(SourceChoice::HerokuApi { .. }))
+            if !whole_formation =>
+        {
+            CliCommand::Start { quantities: Quantities::OneOfEach }
+        }
+        (command, _) => command,
     }
 }
 

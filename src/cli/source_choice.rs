@@ -8,6 +8,7 @@ use super::settings::{Given, Problem, Reader, Setting};
 use super::socket::UNNAMED_APP;
 use crate::model::AppName;
 use crate::secret::Secret;
+use crate::sources::heroku_api::{ApiUrl, Token};
 
 const PAYLOAD: &str = "HSUP_CONTROL_GOB";
 const PAYLOAD_FILE: &str = "HSUP_CONTROL_GOB_FILE";
@@ -27,6 +28,17 @@ pub enum SourceChoice {
     PayloadFile {
         /// The file.
         path: PathBuf,
+    },
+    /// The Heroku Platform API.
+    HerokuApi {
+        /// Where it is.
+        url: ApiUrl,
+        /// What gives access to it.
+        token: Token,
+        /// The app.
+        app: AppName,
+        /// Whether the last good release may run while it cannot be asked.
+        stale: bool,
     },
     /// A control directory.
     ControlDir {
@@ -52,6 +64,7 @@ impl SourceChoice {
                 let name = name.and_then(|name| name.parse().ok());
                 Some(name.unwrap_or_else(|| UNNAMED_APP.parse().expect("`app` is an app name")))
             }
+            Self::HerokuApi { app, .. } => Some(app.clone()),
             Self::Payload { .. } | Self::PayloadFile { .. } | Self::ControlDir { .. } => None,
         }
     }
@@ -63,17 +76,21 @@ pub(super) struct SourceFlags {
     pub procfile: Option<OsString>,
     /// Whether the app was named, by flag or variable.
     pub app_named: bool,
+    /// The app, where it was named and that can be its name.
+    pub app: Option<AppName>,
+    pub heroku_api_url: ApiUrl,
+    pub stale: bool,
 }
 
-/// Chooses the source: a payload, the Heroku API, a control directory, a Procfile, in this order; but of a
-/// control directory and a Procfile the one that a flag names beats the one that a variable names.
+/// Chooses the source: one that a flag names; else a payload, the Heroku API, a control directory, a Procfile, in
+/// this order.
 pub(super) fn choose(reader: &mut Reader<'_>, flags: SourceFlags, directory: &Path) -> Option<SourceChoice> {
     if flags.control_dir.is_some() && flags.procfile.is_some() {
         let what = "both choose the source of releases: give only one of them";
         reader.problems.push(Problem::usage("--control-dir and --procfile", what));
         return None;
     }
-    let flagged = flags.procfile.is_some();
+    let flagged = (flags.control_dir.is_some(), flags.procfile.is_some());
     let problems = reader.problems.len();
     let payload = reader.text_variable(PAYLOAD);
     let payload_file = reader.variable(PAYLOAD_FILE);
@@ -83,34 +100,47 @@ pub(super) fn choose(reader: &mut Reader<'_>, flags: SourceFlags, directory: &Pa
         return None;
     }
     let absolute = |given: Given<PathBuf>| directory.join(given.value);
-    let named = procfile.map(|given| SourceChoice::Procfile { path: absolute(given), explicit: true });
-    match (payload, payload_file, control_dir) {
+    let control_dir = control_dir.map(|given| SourceChoice::ControlDir { dir: absolute(given) });
+    let procfile = procfile.map(|given| SourceChoice::Procfile { path: absolute(given), explicit: true });
+    match (payload, payload_file, flagged) {
         (Some(text), ..) => Some(SourceChoice::Payload { text: text.into() }),
         (None, Some(path), _) => Some(SourceChoice::PayloadFile { path: directory.join(path) }),
-        (None, None, Some(dir)) if !flagged => Some(SourceChoice::ControlDir { dir: absolute(dir) }),
-        (None, None, _) => named.or_else(|| fall_back(reader, flags.app_named, directory)),
+        (None, None, (true, _)) => control_dir,
+        (None, None, (_, true)) => procfile,
+        (None, None, (false, false)) => {
+            let named = control_dir.or(procfile);
+            let (url, stale) = (flags.heroku_api_url, flags.stale);
+            match (reader.variable(TOKEN).is_some(), flags.app) {
+                (true, Some(app)) => {
+                    let token = reader.text_variable(TOKEN)?;
+                    let token = reader.keep(TOKEN, token.parse())?;
+                    Some(SourceChoice::HerokuApi { url, token, app, stale })
+                }
+                // that the name is wrong has been said
+                (true, None) if flags.app_named => None,
+                (token, _) => named.or_else(|| fall_back(reader, token, directory)),
+            }
+        }
     }
 }
 
-/// What is left where nothing but the Heroku API was chosen: the Procfile of the current directory.
-fn fall_back(reader: &mut Reader<'_>, app_named: bool, directory: &Path) -> Option<SourceChoice> {
+/// What is left where nothing was chosen: the Procfile of the current directory.
+fn fall_back(reader: &mut Reader<'_>, token: bool, directory: &Path) -> Option<SourceChoice> {
     let path = directory.join("Procfile");
-    let (token, found) = (reader.variable(TOKEN).is_some(), path.is_file());
-    // A token and an app choose the API: another app's Procfile that lies about must not run in its stead.
-    if token && (app_named || !found) {
-        reader.problems.push(Problem::source(
-            "releases from the Heroku API are not in this build: use --control-dir or a Procfile (or unset \
-             HEROKU_ACCESS_TOKEN)",
-        ));
-        return None;
+    if path.is_file() {
+        return Some(SourceChoice::Procfile { path, explicit: false });
     }
-    if !found {
-        let place = directory.display();
-        reader.problems.push(Problem::source(format_args!(
-            "no source of releases: there is no Procfile in {place}: run hsup in the directory of an app, or \
-             name a source with --procfile PATH or --control-dir DIR"
-        )));
-        return None;
-    }
-    Some(SourceChoice::Procfile { path, explicit: false })
+    let place = directory.display();
+    reader.problems.push(Problem::source(if token {
+        format!(
+            "no source of releases: HEROKU_ACCESS_TOKEN is set, but no app is named: name it with --app APP (there is \
+             no Procfile in {place} either)"
+        )
+    } else {
+        format!(
+            "no source of releases: there is no Procfile in {place}: run hsup in the directory of an app, or name a \
+             source with --procfile PATH, --control-dir DIR, or HEROKU_ACCESS_TOKEN and --app APP"
+        )
+    }));
+    None
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hsup_drivers::guardian::{self, Guardian};
 use hsup_drivers::{AbsPath, DynoDriver, Simple, Stdio, ledger};
+use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::Signal;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
@@ -24,11 +25,12 @@ use crate::dyno::Policy;
 use crate::formation::{FormationHandle, LOGS_STAY, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
 use crate::logs::Console;
 use crate::model::{Action, AppName, Bind, Startup};
-use crate::slug::{Limits, Slugs};
+use crate::slug::{Limits, SlugUrls, Slugs};
 use crate::sources::control_dir::ControlDir;
+use crate::sources::heroku_api::{Client, HerokuApi, Patience};
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
-use crate::sources::{GaveUp, Link, ReleaseSource};
+use crate::sources::{GaveUp, LastGood, Link, ReleaseSource};
 use crate::stderr::Stderr;
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
@@ -39,6 +41,11 @@ const APP_DIR: &str = "/app";
 
 /// Supervises dynos until they, or a signal, end it; gives the exit code of the process.
 pub fn supervise(config: Config) -> process::ExitCode {
+    // Whatever hsup knows, the token and every config var, must not be in a core, nor in /proc for a dyno of the
+    // same user to read. Dynos have their own setting, which begins anew when they are executed.
+    if let Err(error) = set_dumpable(false).map_err(io::Error::from) {
+        return Fatal::system("keep memory out of cores")(error).report();
+    }
     // Before everything else: the guardian forks, which a process with threads cannot.
     let guardian = Guardian::enter().map_err(Fatal::system("divide into guardian and supervisor"));
     let (guardian, signals) = match guardian {
@@ -120,7 +127,7 @@ async fn supervise_all(
         Action::Start(_) | Action::Build => None,
     };
     let (console, written) = Console::stdout().map_err(Fatal::system("start the console's thread"))?;
-    let preparer = Preparer::new(driver, slugs(config));
+    let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()));
     let settings = source.settings(config, terminal.as_ref());
     let supervisor = Supervisor::new(settings, preparer, console);
 
@@ -183,6 +190,7 @@ fn follow(
 /// A source that has been opened, and what is to be done with its releases.
 struct Source {
     releases: Box<dyn ReleaseSource>,
+    slug_urls: Option<Arc<dyn SlugUrls>>,
     action: Action,
     one_shot: bool,
     start_number: u32,
@@ -193,6 +201,7 @@ struct Source {
 impl Source {
     fn open(config: &Config) -> Result<Self, Fatal> {
         let app = config.app.clone().unwrap_or_else(AppName::unnamed);
+        let mut slug_urls = None;
         let releases: Box<dyn ReleaseSource> = match &config.source {
             None => return Err(Fatal::no_source()),
             Some(SourceChoice::Payload { text }) => {
@@ -200,6 +209,16 @@ impl Source {
             }
             Some(SourceChoice::PayloadFile { path }) => {
                 return payload::read_file(path).map(Self::of_startup).map_err(payload_fatal);
+            }
+            Some(SourceChoice::HerokuApi { url, token, app, stale }) => {
+                if url.is_unencrypted() {
+                    tracing::warn!("HEROKU_ACCESS_TOKEN goes unencrypted to {}: use https", url.as_str());
+                }
+                let client = Arc::new(Client::new(url.clone(), token.clone(), app.clone()));
+                slug_urls = Some(Arc::clone(&client) as Arc<dyn SlugUrls>);
+                let last_good = LastGood::new(config.state_dir.join("last-good"), app.clone());
+                let patience = patience(config);
+                Box::new(HerokuApi::new(client, config.poll_interval, patience, last_good, *stale))
             }
             Some(SourceChoice::ControlDir { dir }) => {
                 Box::new(ControlDir::open(dir.clone(), app, config.poll_interval).map_err(Fatal::source)?)
@@ -218,14 +237,14 @@ impl Source {
         };
         let (one_shot, start_number) = (config.one_shot, config.start_number);
         let binds = config.binds.clone();
-        Ok(Self { releases, action, one_shot, start_number, skip_build: false, binds })
+        Ok(Self { releases, slug_urls, action, one_shot, start_number, skip_build: false, binds })
     }
 
     /// A payload says everything by itself.
     fn of_startup(startup: Startup) -> Self {
         let Startup { release, action, one_shot, start_number, skip_build, binds } = startup;
         let releases = Box::new(PayloadSource::new(release));
-        Self { releases, action, one_shot, start_number, skip_build, binds }
+        Self { releases, slug_urls: None, action, one_shot, start_number, skip_build, binds }
     }
 
     fn settings(&self, config: &Config, terminal: Option<&Terminal>) -> Settings {
@@ -239,6 +258,19 @@ impl Source {
         };
         let policy = Policy { one_shot: self.one_shot, stop_timeout: config.stop_timeout };
         Settings { work, start_number: self.start_number, policy, skip_build: self.skip_build }
+    }
+}
+
+/// Whether hsup goes on for as long as there is no release. Somebody waits for a one-off dyno or a build.
+fn patience(config: &Config) -> Patience {
+    match config.command {
+        CliCommand::Start { .. } if !config.one_shot => Patience::Forever,
+        CliCommand::Start { .. }
+        | CliCommand::Run { .. }
+        | CliCommand::Build
+        | CliCommand::Ps { .. }
+        | CliCommand::Stop { .. }
+        | CliCommand::Check { .. } => Patience::ForOne,
     }
 }
 
@@ -277,8 +309,8 @@ fn driver(kind: DriverKind, binds: &[Bind], guardian: &Arc<Guardian>) -> Result<
     }
 }
 
-fn slugs(config: &Config) -> Slugs {
-    Slugs::new(config.state_dir.join("slugs"), Limits::default(), None)
+fn slugs(config: &Config, urls: Option<Arc<dyn SlugUrls>>) -> Slugs {
+    Slugs::new(config.state_dir.join("slugs"), Limits::default(), urls)
 }
 
 /// Takes the control socket. A one-off dyno or a build has one only if it is asked for by name, so that neither

@@ -20,7 +20,6 @@ pub(crate) enum Timeouts {
     /// As long as it moves: for large bodies.
     WhileItMoves,
     /// This long in all: for small ones.
-    #[expect(dead_code, reason = "for the client of the Platform API, which comes next")]
     InAll(Duration),
 }
 

@@ -4,4 +4,4 @@ mod client;
 mod retry;
 
 pub(crate) use client::{HttpClient, Timeouts};
-pub(crate) use retry::{Retry, asked_to_wait};
+pub(crate) use retry::{Retry, asked_to_wait, random_fraction};

@@ -2,11 +2,14 @@
 
 pub mod control_dir;
 pub mod control_file;
+pub mod heroku_api;
+mod last_good;
 pub mod payload;
 pub mod procfile;
 mod publish;
 mod release_source;
 
+pub use last_good::LastGood;
 pub use release_source::{GaveUp, Link, ReleaseSender, ReleaseSource};
 
 use publish::publish;

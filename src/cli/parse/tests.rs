@@ -163,7 +163,7 @@ fn all_that_is_wrong_is_said_at_once() {
              /srv/data:/app/data",
             &format!(
                 "no source of releases: there is no Procfile in {}: run hsup in the directory of an app, or \
-                 name a source with --procfile PATH or --control-dir DIR",
+                 name a source with --procfile PATH, --control-dir DIR, or HEROKU_ACCESS_TOKEN and --app APP",
                 case.directory.path().display()
             ),
             "--poll-interval: \"10\" has no unit: give a unit, for instance 10s (the units are ms, s, m and h)",
@@ -296,15 +296,53 @@ fn a_folder_whose_name_is_no_app_name_holds_the_app_app() {
 }
 
 #[test]
-fn the_heroku_api_is_not_in_this_build() {
-    let api = "releases from the Heroku API are not in this build: use --control-dir or a Procfile (or unset \
-               HEROKU_ACCESS_TOKEN)";
+fn a_token_and_an_app_choose_the_heroku_api_unless_a_flag_names_another_source() {
+    let case = Case::app().with("HEROKU_ACCESS_TOKEN", "t0ken\n");
+    let is_api = |case: &Case, line: &[&str]| {
+        matches!(case.config(line).source.unwrap(), SourceChoice::HerokuApi { .. })
+    };
+    assert!(is_api(&case, &["start", "-a", "shop"]));
+    assert!(!is_api(&case, &["start"]));
+    assert!(!is_api(&case, &["start", "-a", "shop", "--control-dir", "c"]));
+    assert!(!is_api(&case, &["start", "-a", "shop", "--procfile", "p"]));
+    let case = case.with("HSUP_APP", "shop").with("HSUP_CONTROL_DIR", "c").with("HSUP_PROCFILE", "p");
+    let SourceChoice::HerokuApi { url, token, app, stale } = case.config(&["start"]).source.unwrap() else {
+        panic!()
+    };
+    assert_eq!((url.as_str(), app.as_str(), stale), ("https://api.heroku.com", "shop", true));
+    assert!(!format!("{token:?}").contains("t0ken"));
+    let line = ["start", "--no-stale", "--heroku-api-url", "http://127.0.0.1:1/"];
+    let SourceChoice::HerokuApi { url, stale, .. } = case.config(&line).source.unwrap() else { panic!() };
+    assert_eq!((url.as_str(), stale), ("http://127.0.0.1:1", false));
+}
+
+#[test]
+fn a_token_needs_an_app_and_must_be_one() {
     let case = Case::empty().with("HEROKU_ACCESS_TOKEN", "t0ken");
-    case.refuses(&["start"], ExitCode::NoSource, &[api]);
-    assert!(case.config(&["start", "--control-dir", "c", "-a", "x"]).source.is_some());
-    let case = Case::app().with("HEROKU_ACCESS_TOKEN", "t0ken");
-    assert!(case.config(&["start"]).source.is_some());
-    case.refuses(&["start", "-a", "shop"], ExitCode::NoSource, &[api]);
+    let error = case.parse(&["start"]).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::NoSource);
+    assert!(error.to_string().contains("--app APP"), "{error}");
+    let error = case.parse(&["start", "-a", "my/app"]).unwrap_err();
+    assert_eq!((error.exit_code(), error.to_string().lines().count()), (ExitCode::Usage, 1), "{error}");
+    let case = case.with("HEROKU_ACCESS_TOKEN", "two words").with("HSUP_HEROKU_API_URL", "api");
+    let error = case.parse(&["start", "-a", "shop"]).unwrap_err().to_string();
+    assert!(!error.contains("two words") && error.contains("HEROKU_ACCESS_TOKEN: "), "{error}");
+    assert!(error.contains("HSUP_HEROKU_API_URL: the value is not the URL of an API"), "{error}");
+}
+
+#[test]
+fn of_a_heroku_app_one_dyno_of_each_type_runs_here_unless_told_otherwise() {
+    let case = Case::empty().with("HEROKU_ACCESS_TOKEN", "t0ken").with("HSUP_APP", "shop");
+    let quantities = |line: &[&str]| {
+        let CliCommand::Start { quantities } = case.config(line).command else { panic!("it is start") };
+        quantities
+    };
+    assert_eq!(quantities(&["start"]), Quantities::OneOfEach);
+    assert_eq!(quantities(&["start", "--whole-formation"]), Quantities::OfRelease);
+    assert_eq!(quantities(&["start", "--procfile", "p"]), Quantities::OfRelease);
+    assert!(matches!(quantities(&["start", "web=2"]), Quantities::Explicit(_)));
+    let what = "--whole-formation: TYPE=N says how many dynos run here: give only one of them";
+    case.refuses(&["start", "web=2", "--whole-formation"], ExitCode::Usage, &[what]);
 }
 
 #[test]
