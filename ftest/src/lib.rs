@@ -13,6 +13,7 @@
 mod answer;
 mod app;
 mod binary;
+mod heroku;
 mod hsup;
 mod launch;
 pub mod procs;
@@ -23,6 +24,7 @@ mod wait;
 pub use answer::{Answer, get, post, request};
 pub use app::App;
 pub use binary::{Driver, driver, hsup_binary, is_about, missing};
+pub use heroku::{Checksum, Endpoint, FakeHeroku, Fault, HerokuApp, Request};
 pub use hsup::{Ended, Hsup};
 pub use launch::Launch;
 pub use room::Room;

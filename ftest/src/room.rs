@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::app::App;
 use crate::binary::{Driver, driver};
+use crate::heroku::FakeHeroku;
 use crate::launch::Launch;
 use crate::wait::eventually;
 use crate::{procs, slug};
@@ -123,6 +124,14 @@ impl Room {
     pub fn hsup<const N: usize>(&self, args: [&str; N]) -> Launch<'_> {
         let launch = self.bare([]).arg("-d").arg(driver().to_string()).arg("-s").arg(self.socket());
         launch.env("HSUP_CONTROL_DIR", self.control_dir()).args(args)
+    }
+
+    /// hsup with the driver and the control socket of this place, and releases from the fake API.
+    pub fn heroku<const N: usize>(&self, api: &FakeHeroku, args: [&str; N]) -> Launch<'_> {
+        let launch =
+            self.bare(["-d", &driver().to_string(), "-a", &api.app(), "--poll-interval", "1s", "-s"]);
+        let launch = launch.arg(self.socket()).env("HEROKU_ACCESS_TOKEN", api.token());
+        launch.env("HSUP_HEROKU_API_URL", api.url()).args(args)
     }
 
     /// hsup with these arguments only, and an environment that keeps it in this place.
