@@ -12,6 +12,7 @@
 
 mod answer;
 mod app;
+mod at_once;
 mod binary;
 mod heroku;
 mod hsup;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use answer::{Answer, get, post, request};
 pub use app::App;
+pub use at_once::at_once;
 pub use binary::{Driver, driver, hsup_binary, is_about, missing};
 pub use heroku::{Checksum, Endpoint, FakeHeroku, Fault, HerokuApp, Request};
 pub use hsup::{Ended, Hsup};

@@ -126,10 +126,16 @@ impl Room {
         launch.env("HSUP_CONTROL_DIR", self.control_dir()).args(args)
     }
 
-    /// hsup with the driver and the control socket of this place, and releases from the fake API.
+    /// hsup with the driver and the control socket of this place, and releases from the fake API, which it
+    /// polls each second.
     pub fn heroku<const N: usize>(&self, api: &FakeHeroku, args: [&str; N]) -> Launch<'_> {
+        self.heroku_every(api, "1s", args)
+    }
+
+    /// The same with another poll interval.
+    pub fn heroku_every<const N: usize>(&self, api: &FakeHeroku, poll: &str, args: [&str; N]) -> Launch<'_> {
         let launch =
-            self.bare(["-d", &driver().to_string(), "-a", &api.app(), "--poll-interval", "1s", "-s"]);
+            self.bare(["-d", &driver().to_string(), "-a", &api.app(), "--poll-interval", poll, "-s"]);
         let launch = launch.arg(self.socket()).env("HEROKU_ACCESS_TOKEN", api.token());
         launch.env("HSUP_HEROKU_API_URL", api.url()).args(args)
     }
