@@ -162,6 +162,29 @@ impl Room {
         assert!(left.is_empty(), "these processes of the dynos are left: {left:#?}");
     }
 
+    /// The files below the state dir that hold a text.
+    ///
+    /// # Panics
+    /// If the state dir cannot be read.
+    pub fn state_files_with(&self, text: &str) -> Vec<PathBuf> {
+        let (mut found, mut dirs) = (Vec::new(), vec![self.path("state")]);
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).expect("the state dir can be read").flatten() {
+                let kind = entry.file_type().expect("a file has a type");
+                let holds = || {
+                    let bytes = fs::read(entry.path()).unwrap_or_default();
+                    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+                };
+                if kind.is_dir() {
+                    dirs.push(entry.path());
+                } else if kind.is_file() && holds() {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+
     /// The directory of it all.
     pub fn dir(&self) -> &Path {
         self.dir.path()

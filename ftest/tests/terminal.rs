@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use hsup_ftest::{Hsup, Launch, Room, missing, procs};
+use hsup_ftest::{FakeHeroku, Hsup, Launch, Room, missing, procs};
 
 /// Whether there is `script`.
 fn has_script() -> bool {
@@ -137,4 +137,23 @@ fn a_daemon_that_holds_on_to_the_terminal_does_not_hold_up_the_end() {
     hsup.wait_line("bye");
     let ended = hsup.end();
     assert_eq!(ended.code, 7, "{ended:?}");
+}
+
+#[test]
+fn a_dyno_of_an_app_of_the_heroku_api_has_a_terminal_too() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    let api = FakeHeroku::start(&room, "myapp");
+    api.deploy(&[("version", "one\n")], &[("web", "exec sleep 600")], &[("N", "forty")]);
+    let line = "test -t 0 -a -t 1 -a -t 2 && echo all three; read word; echo $N $word; exit 6";
+    let hsup = at_a_terminal(&room, &room.heroku(&api, ["run", line]));
+    hsup.wait_line("all three");
+    hsup.type_text("two\n");
+    hsup.wait_line("forty two");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 6, "{ended:?}");
+    assert!(!ended.stdout.contains(api.token()), "{ended:?}");
+    room.assert_nothing_left();
 }

@@ -109,6 +109,11 @@ impl HerokuApp {
         self.release(None, "Initial release")
     }
 
+    /// The name, from now on.
+    pub fn rename(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
     /// The stack, from now on.
     pub fn stack(&mut self, stack: &str) {
         stack.clone_into(&mut self.stack);

@@ -176,9 +176,4 @@ impl FakeHeroku {
     pub fn take_violations(&self) -> Vec<String> {
         mem::take(&mut self.shared.state().violations)
     }
-
-    /// What must never be shown: the token, and how the URLs of blobs are signed.
-    pub fn secrets(&self) -> [String; 2] {
-        [self.token.clone(), "Signature=".to_owned()]
-    }
 }
