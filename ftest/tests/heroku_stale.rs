@@ -140,7 +140,10 @@ fn a_kept_release_that_is_damaged_is_as_good_as_none() {
         api.fail(None, Fault::Status(503));
         let hsup = room.heroku(&api, ["start"]).up();
         hsup.wait_line(UNREADABLE);
+        api.wait_further(Endpoint::Releases, 2);
         assert_eq!(hsup.get("/status").json()["Dynos"], json!([]), "{}", hsup.printed());
+        let said = hsup.lines("last good release");
+        assert_eq!(said.len(), 1, "it is said once: {said:#?}");
         api.mend();
         hsup.wait_line("web.1 | number one");
         assert!(!hsup.printed().contains("s3cret-config-value"), "{}", hsup.printed());
