@@ -74,18 +74,19 @@ fn the_whole_formation_runs_if_so_asked() {
 
 #[test]
 fn a_quantity_on_the_command_line_beats_the_api() {
-    at_once([false, true], |whole| {
-        let room = Room::new();
-        let api = FakeHeroku::start(&room, "myapp");
-        api.deploy(&[("version", "one\n")], &TYPES, &[]);
-        let launch = room.heroku(&api, ["start", "web=2"]);
-        let hsup = if whole { launch.arg("--whole-formation") } else { launch }.up();
-        let pids = [hsup.wait_up("web.1"), hsup.wait_up("web.2")];
-        api.scale("web", 5);
-        api.wait_polls(2);
-        assert_eq!(["web.1", "web.2"].map(|name| hsup.dyno_pid(name)), pids);
-        assert!(hsup.dyno("web.3").is_null());
-    });
+    let room = Room::new();
+    let api = FakeHeroku::start(&room, "myapp");
+    api.deploy(&[("version", "one\n")], &TYPES, &[]);
+    let hsup = room.heroku(&api, ["start", "web=2"]).up();
+    let pids = [hsup.wait_up("web.1"), hsup.wait_up("web.2")];
+    api.scale("web", 5);
+    api.wait_polls(2);
+    assert_eq!(["web.1", "web.2"].map(|name| hsup.dyno_pid(name)), pids);
+    assert!(hsup.dyno("web.3").is_null());
+    assert_eq!(hsup.stop().code, 0);
+    let both = room.heroku(&api, ["start", "--whole-formation", "web=2"]).end();
+    assert_eq!(both.code, 64, "{both:?}");
+    assert!(both.stderr.contains("--whole-formation"), "{both:?}");
 }
 
 #[test]

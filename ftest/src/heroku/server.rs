@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, mpsc as channel};
 use std::thread::{self, JoinHandle};
 
@@ -10,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request as HttpRequest, Response};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -116,6 +118,8 @@ async fn serve(
                 let Some(Command { what, done }) = command else { return };
                 door = match (door, what) {
                     (Door::Open(listener), What::Down) => {
+                        // a child that another test is about to start may have the listener, too
+                        shutdown(listener.as_raw_fd(), Shutdown::Both).expect("it listens");
                         drop(listener);
                         connections.shutdown().await;
                         Door::Closed(bound(address))

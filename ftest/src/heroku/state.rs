@@ -150,7 +150,8 @@ impl State {
             }
             None => self.answer(target, &range, uri, base),
         };
-        let reply = self.finish(reply, target.endpoint, headers);
+        // what is to break off has to be sent
+        let reply = if truncated { reply } else { self.finish(reply, target.endpoint, headers) };
         if let Some(hook) = self.hooks.iter().position(|(endpoint, _)| *endpoint == target.endpoint) {
             let (_, hook) = self.hooks.remove(hook);
             hook(&mut self.app);
