@@ -141,7 +141,7 @@ impl Looker {
         let version = ReleaseVersion(release.version);
         let Some(slug) = &release.slug else {
             let news = self.read_app().await?;
-            let is_image = release.is_image() || self.stack_name().is_some_and(|name| name == "container");
+            let is_image = release.is_image() || self.app_stack().is_some_and(|name| name == "container");
             return Ok((
                 news,
                 if is_image {
@@ -205,8 +205,13 @@ impl Looker {
 
     fn stack_name(&self) -> Option<&str> {
         let of_slug = self.slug.as_ref().and_then(|known| known.info.stack.as_ref());
-        let of_app = self.about.as_ref().and_then(|known| known.value.stack.as_ref());
-        of_slug.or(of_app).map(|stack| stack.name.as_str())
+        of_slug.map(|stack| stack.name.as_str()).or_else(|| self.app_stack())
+    }
+
+    /// The stack of the app: that of a release without a slug, whatever the slug of the one before it had.
+    fn app_stack(&self) -> Option<&str> {
+        let about = self.about.as_ref().and_then(|known| known.value.stack.as_ref());
+        about.map(|stack| stack.name.as_str())
     }
 
     /// Of what every app has, "not found" means the app.
