@@ -193,7 +193,10 @@ impl HerokuApi {
         let kept = match self.last_good.load().await {
             Ok(kept) => kept,
             Err(unreadable) => {
-                tracing::error!("there is no last good release of {app}: {}", explain(&unreadable));
+                // said with the first failure, and not with each
+                if self.trouble.is_none() {
+                    tracing::error!("there is no last good release of {app}: {}", explain(&unreadable));
+                }
                 None
             }
         };
