@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use hsup_ftest::{Endpoint, FakeHeroku, Fault, Room, at_once};
+use hsup_ftest::{Endpoint, FakeHeroku, Fault, Room, at_once, eventually};
 use serde_json::json;
 
 const WEB: (&str, &str) = ("web", "echo number $N; exec sleep 600");
@@ -18,7 +18,14 @@ fn kept(room: &Room, api: &FakeHeroku) {
     hsup.wait_line("release v1 of myapp is live");
     hsup.wait_line("web.1 | number one");
     assert_eq!(hsup.lines(STALE).len(), 0, "{}", hsup.printed());
+    wait_kept(room, "s3cret-config-value");
     assert_eq!(hsup.stop().code, 0);
+}
+
+/// Waits until a release with a config var of this value is kept.
+fn wait_kept(room: &Room, value: &str) {
+    let kept = || Some(room.state_files_with(value)).filter(|files| !files.is_empty());
+    eventually("the release is kept", || value.to_owned(), kept);
 }
 
 fn break_down(api: &FakeHeroku, refused: bool) {
@@ -43,9 +50,7 @@ fn the_last_good_release_runs_while_the_api_is_down() {
         let room = Room::new();
         let api = FakeHeroku::start(&room, "myapp");
         kept(&room, &api);
-        let files = room.state_files_with("s3cret-config-value");
-        assert!(!files.is_empty(), "nothing is kept");
-        for file in files {
+        for file in room.state_files_with("s3cret-config-value") {
             let mode = fs::metadata(&file).expect("it is there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", file.display());
         }
@@ -62,8 +67,9 @@ fn the_last_good_release_runs_while_the_api_is_down() {
         assert_eq!(hsup.dyno_pid("web.1"), pid, "{}", hsup.printed());
         assert_eq!(hsup.dyno("web.1")["Restarts"], 0);
         // and then there is another one
-        api.set_config(&[("N", "two")]);
+        api.set_config(&[("N", "two"), ("SECRET", "another-config-value")]);
         hsup.wait_line("web.1 | number two");
+        wait_kept(&room, "another-config-value");
         assert_eq!(hsup.stop().code, 0);
         room.assert_nothing_left();
         // which is then the last good one
