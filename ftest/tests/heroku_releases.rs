@@ -162,24 +162,40 @@ fn a_container_is_refused_and_what_ran_runs_on() {
 
 #[test]
 fn what_has_not_changed_is_asked_for_conditionally_once_an_interval() {
+    at_once([true, false], |config_of_the_release| {
+        let room = Room::new();
+        let api = FakeHeroku::start(&room, "myapp");
+        api.change(|app| app.has_release_config_vars(config_of_the_release));
+        let (hsup, pid) = running(&room, &api);
+        api.wait_polls(1);
+        let before = api.requests().len() - 1;
+        api.wait_polls(3);
+        let all = api.requests();
+        let later: Vec<_> = all[before..].iter().filter(|request| request.status.is_some()).collect();
+        for request in &later {
+            assert!(request.if_none_match.is_some() && request.status == Some(304), "{request:#?}");
+        }
+        let polls: Vec<_> = later.iter().filter(|request| request.endpoint == Endpoint::Releases).collect();
+        assert!(polls.len() >= 3, "{polls:#?}");
+        for two in polls.windows(2) {
+            // 20 % of jitter, and a little for the way
+            let pause = two[1].at - two[0].at;
+            assert!(pause > Duration::from_millis(770), "{pause:?} between two polls");
+        }
+        assert_eq!(hsup.dyno_pid("web.1"), pid);
+    });
+}
+
+#[test]
+fn a_rollback_is_a_release_too() {
     let room = Room::new();
     let api = FakeHeroku::start(&room, "myapp");
-    let (hsup, pid) = running(&room, &api);
-    api.wait_polls(1);
-    let before = api.requests().len() - 1;
-    api.wait_polls(3);
-    let all = api.requests();
-    let later: Vec<_> = all[before..].iter().filter(|request| request.status.is_some()).collect();
-    for request in &later {
-        assert!(request.if_none_match.is_some() && request.status == Some(304), "{request:#?}");
-    }
-    let polls: Vec<_> = later.iter().filter(|request| request.endpoint == Endpoint::Releases).collect();
-    for two in polls.windows(2) {
-        // 20 % of jitter, and a little for the way
-        let pause = two[1].at - two[0].at;
-        assert!(pause > Duration::from_millis(770), "{pause:?} between two polls");
-    }
-    assert_eq!(hsup.dyno_pid("web.1"), pid);
+    let (hsup, _) = running(&room, &api);
+    api.deploy(&[("version", "two\n")], &[WEB], &[("N", "two")]);
+    hsup.wait_line("web.1 | number two");
+    api.change(|app| app.rollback(1));
+    hsup.wait_line("release v3 of myapp is live");
+    hsup.wait_nth_line("web.1 | number one", 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! never shown of it.
 
 use std::fs;
+use std::os::unix::fs::chown;
 
 use hsup_ftest::{Driver, Endpoint, FakeHeroku, Fault, Room, at_once, driver, is_about, procs};
 use nix::sys::signal::Signal;
@@ -181,7 +182,10 @@ fn no_secret_is_ever_shown() {
     hsup.wait_line("web.1 | number two");
     api.revoke_token();
     hsup.wait_line("HEROKU_ACCESS_TOKEN");
+    // all that was said since the start once more, traces included
+    let live = hsup.lines("release v1 of myapp is live").len();
     hsup.signal(Signal::SIGUSR1);
+    hsup.wait_nth_line("release v1 of myapp is live", live + 1);
     let status = hsup.get("/status").body;
     let hidden = [api.token(), secret, "Signature=", "31337001"];
     for text in hidden {
@@ -193,4 +197,44 @@ fn no_secret_is_ever_shown() {
     for text in hidden {
         assert!(!ended.stdout.contains(text) && !ended.stderr.contains(text), "{text}: {ended:?}");
     }
+}
+
+#[test]
+fn no_redirect_leads_the_token_elsewhere() {
+    let room = Room::new();
+    let api = released(&room);
+    let elsewhere = FakeHeroku::start(&room, "myapp");
+    api.fail(None, Fault::Redirect(format!("{}/apps/myapp/releases", elsewhere.url())));
+    let ended = room.heroku(&api, ["run", "true"]).end();
+    assert_eq!(ended.code, 66, "{ended:?}");
+    assert!(elsewhere.requests().iter().all(|request| !request.authorized), "{:#?}", elsewhere.requests());
+    // whether it is asked without a token does not matter
+    elsewhere.take_violations();
+}
+
+#[test]
+fn a_dyno_of_the_same_user_cannot_read_the_token() {
+    if !is_about(Driver::Simple) {
+        return;
+    }
+    let room = Room::new();
+    let api = FakeHeroku::start(&room, "myapp");
+    // Of all processes that it comes from: the environment, as far as it may be read.
+    let line = "p=$PPID; while [ $p -gt 1 ]; do tr '\\0' '\\n' < /proc/$p/environ; \
+                p=$(awk '/^PPid/ {print $2}' /proc/$p/status); done; echo looked; exec sleep 600";
+    api.deploy(&[("version", "one\n")], &[("web", line)], &[]);
+    // somebody who is not root, since root may read everything
+    let names = [".", "control", "state", "work", "runtime"];
+    names
+        .iter()
+        .for_each(|name| chown(room.path(name), Some(65534), Some(65534)).expect("the tests are root's"));
+    let hsup = room.path("hsup");
+    fs::copy(hsup_ftest::hsup_binary(), &hsup).expect("it can be copied");
+    let script = format!("shift; exec {} \"$@\"", hsup.display());
+    let somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script, "sh"];
+    let hsup = room.heroku(&api, ["start"]).through(somebody).up();
+    hsup.wait_line("web.1 | looked");
+    assert!(hsup.lines("Permission denied").len() >= 2, "{}", hsup.printed());
+    assert!(!hsup.printed().contains(api.token()), "{}", hsup.printed());
+    assert_eq!(hsup.stop().code, 0);
 }

@@ -35,6 +35,12 @@ fn the_code_of_a_release_is_at_app_and_is_downloaded_once() {
     api.deploy(&[("version", "two\n")], &[WEB], &[]);
     hsup.wait_line("web.1 | two");
     assert_eq!(downloads(&api), [Some(200); 2]);
+    api.change(|app| app.rollback(1));
+    hsup.wait_nth_line("web.1 | one", 3);
+    hsup.wait_line("release v4 of myapp is live");
+    api.change(|app| app.rollback(3));
+    hsup.wait_nth_line("web.1 | two", 2);
+    assert_eq!(downloads(&api), [Some(200); 2]);
     assert_eq!(hsup.stop().code, 0);
     // what is there need not come again, even if it could not
     api.fail(Endpoint::Blob, Fault::Status(503));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use hsup_ftest::{Endpoint, FakeHeroku, Fault, Room, at_once, eventually};
 use serde_json::json;
@@ -24,7 +25,9 @@ fn kept(room: &Room, api: &FakeHeroku) {
 
 /// Waits until a release with a config var of this value is kept.
 fn wait_kept(room: &Room, value: &str) {
-    let kept = || Some(room.state_files_with(value)).filter(|files| !files.is_empty());
+    let is_whole =
+        |path: &PathBuf| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tmp_"));
+    let kept = || room.state_files_with(value).into_iter().find(is_whole);
     eventually("the release is kept", || value.to_owned(), kept);
 }
 

@@ -94,6 +94,17 @@ impl HerokuApp {
         self.release(self.newest_slug(), "Set config vars")
     }
 
+    /// Releases the code and the config vars of an earlier release again.
+    ///
+    /// # Panics
+    /// If there is no such release.
+    pub fn rollback(&mut self, version: u64) -> u64 {
+        let earlier = self.releases.iter().find(|release| release.version == version);
+        let earlier = earlier.expect("there is this release").clone();
+        self.config = earlier.config;
+        self.release(earlier.slug, &format!("Rollback to v{version}"))
+    }
+
     /// Adds a failed release of the code that there is.
     pub fn failed_release(&mut self) -> u64 {
         let version = self.release(self.newest_slug(), "Deploy 5e6f7a8b: release command failed");
