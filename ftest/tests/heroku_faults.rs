@@ -198,7 +198,7 @@ fn a_rate_limit_is_waited_out() {
         let api = FakeHeroku::start(&room, "myapp");
         let (hsup, pid) = running(&room, &api);
         api.fail_next(1, None, fault);
-        let line = hsup.wait_line("429");
+        let line = hsup.wait_line(" 429");
         assert!(line.contains(UNREADABLE), "{line}");
         assert_eq!(hsup.dyno_pid("web.1"), pid);
         api.set_config(&[("N", "two")]);
