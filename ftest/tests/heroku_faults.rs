@@ -43,7 +43,7 @@ fn a_refusal_is_said_once_and_the_dynos_run_on() {
         }
         let said = if status == 404 { " 404" } else { "HEROKU_ACCESS_TOKEN" };
         let line = hsup.wait_line(said);
-        assert!(line.contains("myapp") && line.contains(&status.to_string()), "{line}");
+        assert!(line.contains("myapp") && line.contains(&format!(" {status}")), "{line}");
         (0..3).for_each(|_| poll(&hsup, &api));
         // nobody asks often where the answer is no
         let slow = api.wait_further(Endpoint::Releases, 1)[0].at;

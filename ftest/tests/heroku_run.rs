@@ -59,7 +59,7 @@ fn a_refused_one_off_dyno_ends_at_once() {
         api.fail(None, Fault::Status(status));
         let ended = room.heroku(&api, ["run", "true"]).end();
         assert_eq!(ended.code, 66, "{ended:?}");
-        let status = status.to_string();
+        let status = format!(" {status}");
         assert!(ended.stderr.contains(&status) && ended.stderr.contains("myapp"), "{ended:?}");
         assert!(api.requests().len() <= 2, "{:#?}", api.requests());
     });
