@@ -191,8 +191,8 @@ fn refused_connections_are_waited_out() {
 
 #[test]
 fn a_rate_limit_is_waited_out() {
-    // without an end of it hsup slows down of its own accord
-    let cases = [(Fault::RateLimited(4), 4000), (Fault::Status(429), 4500)];
+    // without an end of it hsup slows down of its own accord, to some 6 s
+    let cases = [(Fault::RateLimited(8), 8000), (Fault::Status(429), 4500)];
     at_once(cases, |(fault, pause_ms)| {
         let room = Room::new();
         let api = FakeHeroku::start(&room, "myapp");

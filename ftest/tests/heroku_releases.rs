@@ -80,10 +80,11 @@ fn a_change_of_config_vars_is_a_release_and_replaces_the_dynos() {
 }
 
 #[test]
-fn a_release_that_has_not_succeeded_is_not_run() {
-    let cases =
-        [("pending", true), ("failed", true), ("expired", true), ("pending", false), ("failed", false)];
-    at_once(cases, |(status, sends_current)| {
+fn a_release_that_has_not_succeeded_or_is_not_current_is_not_run() {
+    let sent = ["pending", "failed", "expired"].map(|status| (status, true));
+    let not_sent = ["pending", "failed", "expired"].map(|status| (status, false));
+    // and one that has succeeded, but is not current
+    at_once(sent.into_iter().chain(not_sent).chain([("succeeded", true)]), |(status, sends_current)| {
         let room = Room::new();
         let api = FakeHeroku::start(&room, "myapp");
         api.change(|app| app.sends_current(sends_current));
@@ -212,10 +213,13 @@ fn sighup_polls_at_once() {
 
 #[test]
 fn no_code_runs_with_the_config_vars_of_another_release() {
-    let middle = [Endpoint::Releases, Endpoint::ReleaseConfigVars, Endpoint::Formation, Endpoint::Slug];
-    at_once(middle, |middle| {
+    let (releases, formation, slug) = (Endpoint::Releases, Endpoint::Formation, Endpoint::Slug);
+    let of_release = [releases, Endpoint::ReleaseConfigVars, formation, slug].map(|middle| (middle, true));
+    let of_app = [releases, Endpoint::ConfigVars, formation, slug].map(|middle| (middle, false));
+    at_once(of_release.into_iter().chain(of_app), |(middle, config_of_release)| {
         let room = Room::new();
         let api = FakeHeroku::start(&room, "myapp");
+        api.change(|app| app.has_release_config_vars(config_of_release));
         // where there is no slug at hand, the command alone is the code
         let deploy = |n: &str| {
             let line = format!("echo code {n} config $N file $(cat version || echo {n}).; exec sleep 600");
