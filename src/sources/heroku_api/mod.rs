@@ -1,6 +1,6 @@
 //! The Heroku Platform API as a source: what Heroku would run, followed by polling.
 //!
-//! [`client`] asks, [`wire`] reads the answers, [`snapshot`] puts them together to one release, [`source`] decides
+//! `client` asks, `wire` reads the answers, `snapshot` puts them together to one release, `source` decides
 //! when to ask and what becomes of what was found.
 
 mod client;
