@@ -154,8 +154,8 @@ fn describe(path: &str, error: &serde_json::Error) -> String {
     }
     let text = error.to_string();
     let field = if path == "." { "the whole".to_owned() } else { path.to_owned() };
-    match (text.split_once("missing field "), text.rsplit_once(", expected ")) {
-        (Some((_, name)), _) => {
+    match (text.strip_prefix("missing field "), text.rsplit_once(", expected ")) {
+        (Some(name), _) => {
             format!("{field}: there is no {}", name.split(" at line").next().unwrap_or(name))
         }
         (None, Some((_, expected))) => {
@@ -187,6 +187,10 @@ mod tests {
         assert_eq!(wrong::<ReleaseInfo>(r#"{"id": "1"}"#), "the whole: there is no `version`");
         assert_eq!(
             wrong::<Vec<ReleaseInfo>>(r#"[{"id": "1", "version": "s3cret"}]"#),
+            "[0].version: expected u64"
+        );
+        assert_eq!(
+            wrong::<Vec<ReleaseInfo>>(r#"[{"id": "1", "version": "missing field s3cret"}]"#),
             "[0].version: expected u64"
         );
         assert_eq!(wrong::<ConfigInfo>(r#"{"A": "s3c"#), "it ends too early, at line 1 column 10");
