@@ -127,6 +127,16 @@ fn a_token_and_an_app_beat_what_lies_about() {
 }
 
 #[test]
+fn a_one_off_dyno_does_not_wait_an_hour_for_a_rate_limit() {
+    let room = Room::new();
+    let api = released(&room);
+    api.fail(None, Fault::RateLimited(3600));
+    let ended = room.heroku(&api, ["run", "true"]).end();
+    assert_eq!(ended.code, 66, "{ended:?}");
+    assert!(ended.stderr.contains("429"), "{ended:?}");
+}
+
+#[test]
 fn a_token_without_an_app_is_no_source() {
     let room = Room::new();
     let driver = driver().to_string();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::control_file::{self, ControlFileError};
+use super::control_file;
 use crate::blocking::blocking;
 use crate::durable::{self, ReplaceError};
 use crate::explain;
@@ -37,8 +37,8 @@ pub(super) enum LastGoodError {
     Keep(#[from] ReplaceError),
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} holds no release: {what}", path.display())]
-    Content { path: PathBuf, what: ControlFileError },
+    #[error("{} is damaged and holds no release: remove it", path.display())]
+    Content { path: PathBuf },
 }
 
 impl LastGood {
@@ -61,7 +61,7 @@ impl LastGood {
                 Err(source) => return Err(LastGoodError::Read { path, source }),
             };
             let parsed = control_file::parse(&bytes, &app);
-            parsed.map(|parsed| Some(parsed.release)).map_err(|what| LastGoodError::Content { path, what })
+            parsed.map(|parsed| Some(parsed.release)).map_err(|_| LastGoodError::Content { path })
         })
         .await
     }
@@ -117,6 +117,6 @@ mod tests {
         assert_eq!(fs::metadata(file.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         fs::write(&file, "{\"Env\": \"s3cret\"").unwrap();
         let error = last_good.load().await.unwrap_err().to_string();
-        assert!(error.contains("myapp.json holds no release") && !error.contains("s3cret"), "{error}");
+        assert!(error.contains("myapp.json is damaged") && !error.contains("s3cret"), "{error}");
     }
 }

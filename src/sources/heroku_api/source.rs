@@ -145,9 +145,7 @@ impl HerokuApi {
         if nothing_yet && error.passes() && self.run_last_good(&error, link).await {
             return Ok(self.wait(&error));
         }
-        let tries = Retry::default().attempts;
-        let failures = self.trouble.as_ref().map_or(0, |trouble| trouble.failures) + 1;
-        if self.patience == Patience::ForOne && nothing_yet && (!error.passes() || failures >= tries) {
+        if self.patience == Patience::ForOne && nothing_yet && self.is_hopeless(&error) {
             return Err(GaveUp::Unreadable(error.into()));
         }
         let text = explain(&error);
@@ -168,6 +166,13 @@ impl HerokuApi {
             tracing::debug!("{line}; asking again in {wait:.0?}");
         }
         Ok(wait)
+    }
+
+    /// Whether somebody who waits for one release would wait too long, or for ever.
+    fn is_hopeless(&self, error: &ApiError) -> bool {
+        let Retry { attempts, longest_delay, .. } = Retry::default();
+        let failures = self.trouble.as_ref().map_or(0, |trouble| trouble.failures) + 1;
+        !error.passes() || failures >= attempts || error.asked_to_wait() > Some(longest_delay)
     }
 
     /// How long to wait after this error.
