@@ -25,8 +25,9 @@
 //!
 //! # Map
 //! `main -> cli -> formation -> dyno -> drivers`; [`sources`], [`control`] and [`logs`] reach the formation by
-//! its handle or by channels only; [`slug`] turns locations into directories; [`model`] is everybody's.
+//! its handle or by channels only; [`slug`] turns locations into directories, by [`archive`]; [`model`] is everybody's.
 
+pub mod archive;
 mod blocking;
 pub mod cli;
 pub mod control;

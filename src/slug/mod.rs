@@ -2,17 +2,9 @@
 //! here knows dynos, drivers or sources.
 
 mod cache;
-mod fetch;
-mod links;
-mod local;
-mod progress;
 mod slugs;
-mod tree;
-mod unpack;
 mod urls;
 
-pub use cache::CacheError;
-pub use fetch::FetchError;
-pub use slugs::{Limits, Slug, SlugError, Slugs};
-pub use unpack::UnpackError;
-pub use urls::{NoUrl, SlugUrls};
+pub use crate::archive::{Limits, NoUrl};
+pub use slugs::{Slug, SlugError, Slugs};
+pub use urls::SlugUrls;

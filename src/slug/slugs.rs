@@ -4,40 +4,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::cache::{Cache, CacheError};
-use super::fetch::{FetchError, Fetcher};
-use super::local::{self, Archive};
-use super::unpack::{UnpackError, unpack};
+use hsup_drivers::BoxFuture;
+
+use super::cache::Cache;
 use super::urls::SlugUrls;
+use crate::archive::{
+    self, Archive, FetchError, Fetcher, Item, Layout, Limits, NoUrl, Origin, RenewedUrl, StageError,
+    UnpackError,
+};
 use crate::blocking::blocking;
 use crate::http::Retry;
-use crate::model::{Sha256Digest, SlugLocation};
-
-/// How large a slug may be. What is larger is refused before it fills the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of the archive.
-    pub archive_bytes: u64,
-    /// Bytes of all files together once unpacked.
-    pub unpacked_bytes: u64,
-    /// Files, directories and links.
-    pub files: u64,
-}
-
-impl Limits {
-    /// 1 GiB: Heroku refuses slugs over 500 MB, and hosts of one's own may be twice as generous.
-    pub const ARCHIVE_BYTES: u64 = 1 << 30;
-    /// 4 GiB: code packs about 4:1, so what is far above this is a bomb and not an app.
-    pub const UNPACKED_BYTES: u64 = 4 << 30;
-    /// 500,000: the largest `node_modules` folders hold some 100,000.
-    pub const FILES: u64 = 500_000;
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { archive_bytes: Self::ARCHIVE_BYTES, unpacked_bytes: Self::UNPACKED_BYTES, files: Self::FILES }
-    }
-}
+use crate::model::{Sha256Digest, SlugId, SlugLocation};
 
 /// An unpacked slug.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,15 +53,24 @@ pub enum SlugError {
         #[source]
         source: UnpackError,
     },
+    /// It is one of the Heroku API, which this hsup does not ask.
+    #[error(
+        "slug {location} can be had from the Heroku API only: set HEROKU_ACCESS_TOKEN and name the app with --app"
+    )]
+    NoApi {
+        /// The slug.
+        location: SlugLocation,
+    },
     /// The folder of slugs cannot be used.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
+    #[error("the folder of slugs cannot be used")]
+    Cache(#[from] StageError),
 }
 
 /// The slugs of this host.
 pub struct Slugs {
     cache: Cache,
-    fetcher: Arc<Fetcher>,
+    fetcher: Fetcher,
+    urls: Option<Arc<dyn SlugUrls>>,
     limits: Limits,
 }
 
@@ -96,8 +82,7 @@ impl Slugs {
     }
 
     fn with_retry(dir: PathBuf, limits: Limits, urls: Option<Arc<dyn SlugUrls>>, retry: Retry) -> Self {
-        let fetcher = Arc::new(Fetcher::new(limits.archive_bytes, retry, urls));
-        Self { cache: Cache::new(dir), fetcher, limits }
+        Self { cache: Cache::new(dir), fetcher: Fetcher::new(limits.archive_bytes, retry), urls, limits }
     }
 
     /// Fetches, verifies and unpacks a slug, each as far as it has not been done before: where the checksum
@@ -122,18 +107,32 @@ impl Slugs {
         }
         if let SlugLocation::Path(path) = location {
             let (path, limit) = (path.clone(), self.limits.archive_bytes);
-            let digest = blocking(move |stop| local::digest(&path, limit, stop)).await?;
+            let item = Item::slug(location);
+            let digest = blocking(move |stop| archive::digest(&item, &path, limit, stop)).await?;
             verify(location, checksum, digest)?;
             if let Some(slug) = self.find(Some(digest)).await {
                 return Ok(slug);
             }
         }
-        let archive = self.fetcher.fetch(location, self.cache.dir()).await?;
+        let archive = self.fetch(location).await?;
         verify(location, checksum, archive.digest)?;
         if let Some(slug) = self.find(Some(archive.digest)).await {
             return Ok(slug);
         }
         self.unpack(location, archive).await
+    }
+
+    async fn fetch(&self, location: &SlugLocation) -> Result<Archive, SlugError> {
+        let (slug, dir) = (Item::slug(location), self.cache.dir());
+        Ok(match (location, &self.urls) {
+            (SlugLocation::Path(path), _) => self.fetcher.fetch(&slug, Origin::Path(path), dir).await?,
+            (SlugLocation::Url(url), _) => self.fetcher.fetch(&slug, Origin::Url(url), dir).await?,
+            (SlugLocation::Heroku(id), Some(urls)) => {
+                let url = UrlOf { id, urls: urls.as_ref() };
+                self.fetcher.fetch(&Item::slug_of_api(location), Origin::Renewed(&url), dir).await?
+            }
+            (SlugLocation::Heroku(_), None) => return Err(SlugError::NoApi { location: location.clone() }),
+        })
     }
 
     async fn find(&self, digest: Option<Sha256Digest>) -> Option<Slug> {
@@ -145,11 +144,23 @@ impl Slugs {
         let (cache, limits, location) = (self.cache.clone(), self.limits, location.clone());
         blocking(move |stop| {
             let stage = cache.stage()?;
-            unpack(archive.file, &stage.path().join("app"), limits, stop)
+            archive::unpack(archive.file, &stage.path().join("app"), Layout::Slug, limits, stop)
                 .map_err(|source| SlugError::Unpack { location, source })?;
             Ok(cache.publish(stage, archive.digest)?)
         })
         .await
+    }
+}
+
+/// The URL of one slug.
+struct UrlOf<'a> {
+    id: &'a SlugId,
+    urls: &'a dyn SlugUrls,
+}
+
+impl RenewedUrl for UrlOf<'_> {
+    fn url(&self) -> BoxFuture<'_, Result<String, NoUrl>> {
+        self.urls.url(self.id)
     }
 }
 
@@ -332,6 +343,14 @@ mod tests {
         let (one, two) = tokio::join!(host.slugs.prepare(&location, None), other.prepare(&location, None));
         assert_eq!(one.unwrap(), two.unwrap());
         assert_eq!(host.names().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_slug_of_the_api_needs_the_api() {
+        let host = Host::new();
+        let slug = "heroku-slug:1-2".parse().unwrap();
+        let error = host.slugs.prepare(&slug, None).await.unwrap_err().to_string();
+        assert!(error.contains("HEROKU_ACCESS_TOKEN"), "{error}");
     }
 
     #[tokio::test]

@@ -8,17 +8,18 @@
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use nix::unistd::geteuid;
 
+use super::limits::Limits;
 use super::links::{BadLink, Links};
-use super::slugs::Limits;
-use super::unpack::UnpackError;
+use super::unpack::{Layout, UnpackError};
 
 /// What the paths held in memory may come to: 500,000 directories and links of 128 bytes each. Real slugs
 /// need some 10 MB; 500,000 hostile ones of 4,096 bytes would take 2 GB.
@@ -32,11 +33,13 @@ const OWNER_RWX: u32 = 0o700;
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The mode and age of an entry.
+/// The mode, age and owner of an entry.
 #[derive(Clone, Copy)]
 pub(super) struct Attributes {
     pub(super) mode: u32,
     pub(super) modified_unix_s: Option<u64>,
+    /// Its user and group.
+    pub(super) owner: (u32, u32),
 }
 
 impl Attributes {
@@ -49,6 +52,9 @@ impl Attributes {
 /// the root.
 pub(super) struct Tree<'a> {
     root: &'a Path,
+    layout: Layout,
+    /// Whether files get the owners that the archive names, which only root can give them.
+    owners: bool,
     limits: Limits,
     files: u64,
     bytes: u64,
@@ -60,10 +66,11 @@ pub(super) struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     /// The root must not exist; its parent must.
-    pub(super) fn new(root: &'a Path, limits: Limits) -> Self {
+    pub(super) fn new(root: &'a Path, layout: Layout, limits: Limits) -> Self {
         let (directories, links) = Default::default();
         let buffer = vec![0; CHUNK_BYTES];
-        Self { root, limits, files: 0, bytes: 0, path_bytes: 0, directories, links, buffer }
+        let owners = layout == Layout::Root && geteuid().is_root();
+        Self { root, layout, owners, limits, files: 0, bytes: 0, path_bytes: 0, directories, links, buffer }
     }
 
     /// # Errors
@@ -71,7 +78,12 @@ impl<'a> Tree<'a> {
     pub(super) fn directory(&mut self, path: &Path, attributes: Attributes) -> Result<(), UnpackError> {
         self.count()?;
         self.make_parents(path)?;
-        self.make_directory(path, attributes.mode & 0o1777 | OWNER_RWX)?;
+        let mode = match self.layout {
+            Layout::Slug => attributes.mode & 0o1777 | OWNER_RWX,
+            Layout::Root if self.owners => attributes.mode & 0o7777,
+            Layout::Root => attributes.mode & 0o7777 | OWNER_RWX,
+        };
+        self.make_directory(path, mode, Some(attributes.owner))?;
         self.directories.insert(path.to_path_buf(), attributes.modified());
         Ok(())
     }
@@ -99,8 +111,17 @@ impl<'a> Tree<'a> {
             .open(self.at(path))
             .map_err(failed("create"))?;
         self.fill(path, &mut file, bytes, content)?;
-        // without setuid and setgid: the file belongs to hsup's user now, who is often root
-        file.set_permissions(Permissions::from_mode(attributes.mode & 0o777)).map_err(failed("chmod"))?;
+        let mode = match self.layout {
+            // without setuid and setgid: the file belongs to hsup's user now, who is often root
+            Layout::Slug => attributes.mode & 0o777,
+            Layout::Root => attributes.mode & 0o7777,
+        };
+        if self.owners {
+            let (user, group) = attributes.owner;
+            // before the mode, of which it takes setuid and setgid away
+            fchown(&file, Some(user), Some(group)).map_err(failed("give its owner to"))?;
+        }
+        file.set_permissions(Permissions::from_mode(mode)).map_err(failed("chmod"))?;
         match attributes.modified() {
             Some(modified) => file.set_modified(modified).map_err(failed("set the time of")),
             None => Ok(()),
@@ -146,6 +167,7 @@ impl<'a> Tree<'a> {
         self.remember(target)?;
         let at = self.at(path);
         symlink(target, &at).map_err(write_error(path, "create"))?;
+        self.own(path, attributes.owner)?;
         self.links.insert(path.to_path_buf(), target.to_path_buf());
         let Some(modified) = attributes.modified().and(attributes.modified_unix_s) else { return Ok(()) };
         let modified = TimeSpec::from_duration(Duration::from_secs(modified));
@@ -181,17 +203,20 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// What is left once all entries are written: where the symlinks lead, and the times of the directories,
-    /// which every entry in them changed. Says whether anything was written at all.
+    /// What is left once all entries are written: where the symlinks of a slug lead (those of a root file system
+    /// lead nowhere else once it is the root), and the times of the directories, which every entry in them
+    /// changed. Says whether anything was written at all.
     ///
     /// # Errors
     /// When a link leads out of the tree, or a time cannot be set.
     pub(super) fn finish(self) -> Result<bool, UnpackError> {
-        self.links.check().map_err(|BadLink { link, target, why }| UnpackError::Link {
-            entry: link,
-            target,
-            why,
-        })?;
+        if self.layout == Layout::Slug {
+            self.links.check().map_err(|BadLink { link, target, why }| UnpackError::Link {
+                entry: link,
+                target,
+                why,
+            })?;
+        }
         for (path, modified) in &self.directories {
             if let Some(modified) = *modified {
                 File::open(self.at(path))
@@ -232,12 +257,17 @@ impl<'a> Tree<'a> {
         for directory in missing.into_iter().rev() {
             // counted, for one entry with a long name can imply 2,000 of them
             self.count()?;
-            self.make_directory(directory, IMPLIED_DIRECTORY)?;
+            self.make_directory(directory, IMPLIED_DIRECTORY, None)?;
         }
         Ok(())
     }
 
-    fn make_directory(&mut self, path: &Path, mode: u32) -> Result<(), UnpackError> {
+    fn make_directory(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(), UnpackError> {
         let at = self.at(path);
         if !self.directories.contains_key(path) {
             self.remember(path)?;
@@ -250,8 +280,18 @@ impl<'a> Tree<'a> {
             })?;
             self.directories.insert(path.to_path_buf(), None);
         }
+        if let Some(owner) = owner {
+            self.own(path, owner)?;
+        }
         // apart from the creation, for the umask would take bits away
         fs::set_permissions(&at, Permissions::from_mode(mode)).map_err(write_error(path, "chmod"))
+    }
+
+    fn own(&self, path: &Path, (user, group): (u32, u32)) -> Result<(), UnpackError> {
+        if !self.owners {
+            return Ok(());
+        }
+        lchown(self.at(path), Some(user), Some(group)).map_err(write_error(path, "give its owner to"))
     }
 
     /// Makes the parents and takes away an earlier file or link of the same name, as tar does.
@@ -283,12 +323,12 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Attributes = Attributes { mode: 0o644, modified_unix_s: Some(1_000_000_000) };
+    const PLAIN: Attributes = Attributes { mode: 0o644, modified_unix_s: Some(1_000_000_000), owner: (0, 0) };
 
     fn in_tree(limits: Limits, work: impl FnOnce(Tree<'_>, &Path)) {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("app");
-        work(Tree::new(&root, limits), &root);
+        work(Tree::new(&root, Layout::Slug, limits), &root);
     }
 
     fn put(tree: &mut Tree<'_>, path: &str, text: &str) -> Result<(), UnpackError> {

@@ -3,17 +3,17 @@
 use std::fs;
 use std::sync::Mutex;
 
-use hsup_drivers::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::model::SlugLocation;
 
 const AT_ONCE: Retry = Retry { attempts: 5, first_delay: Duration::ZERO, longest_delay: Duration::ZERO };
 
 /// Answers one connection after the other with these bytes; returns how many were needed.
-async fn serve(answers: Vec<String>) -> (SlugLocation, JoinHandle<usize>) {
+async fn serve(answers: Vec<String>) -> (String, JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://me:pass@{}/slug.tgz?sig=secret", listener.local_addr().unwrap());
     let served = tokio::spawn(async move {
@@ -28,7 +28,7 @@ async fn serve(answers: Vec<String>) -> (SlugLocation, JoinHandle<usize>) {
         }
         answers.len()
     });
-    (SlugLocation::Url(url), served)
+    (url, served)
 }
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
@@ -39,10 +39,11 @@ fn sized(status: &str, body: &str) -> String {
     answer(status, &format!("content-length: {}\r\n", body.len()), body)
 }
 
-async fn fetch(location: &SlugLocation, limit_bytes: u64) -> Result<(String, Archive), FetchError> {
+async fn fetch(url: &str, limit_bytes: u64) -> Result<(String, Archive), FetchError> {
     let dir = tempfile::tempdir().unwrap();
-    let fetcher = Fetcher::new(limit_bytes, AT_ONCE, None);
-    let outcome = fetcher.fetch(location, dir.path()).await;
+    let fetcher = Fetcher::new(limit_bytes, AT_ONCE);
+    let item = Item::slug(url.parse::<SlugLocation>().unwrap());
+    let outcome = fetcher.fetch(&item, Origin::Url(url), dir.path()).await;
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     outcome.map(|mut archive| (io::read_to_string(&mut archive.file).unwrap(), archive))
 }
@@ -74,9 +75,8 @@ async fn passing_faults_are_tried_again() {
 /// Gives one URL after the other, then none.
 struct Urls(Mutex<Vec<String>>);
 
-impl SlugUrls for Urls {
-    fn url<'a>(&'a self, slug: &'a SlugId) -> BoxFuture<'a, Result<String, NoUrl>> {
-        assert_eq!(slug.as_str(), "1-2");
+impl RenewedUrl for Urls {
+    fn url(&self) -> BoxFuture<'_, Result<String, NoUrl>> {
         let mut urls = self.0.lock().unwrap();
         let next = if urls.is_empty() { None } else { Some(urls.remove(0)) };
         let none = || NoUrl { passes: false, retry_after: None, source: "no more".into() };
@@ -86,24 +86,18 @@ impl SlugUrls for Urls {
 
 #[tokio::test]
 async fn a_url_that_has_expired_is_asked_for_again() {
-    let (SlugLocation::Url(url), served) =
-        serve(vec![sized("403 Forbidden", "<Error/>"), sized("200 OK", "abc")]).await
-    else {
-        panic!("it is a URL")
-    };
-    let slug = "heroku-slug:1-2".parse().unwrap();
+    let (url, served) = serve(vec![sized("403 Forbidden", "<Error/>"), sized("200 OK", "abc")]).await;
+    let slug = Item::slug_of_api("heroku-slug:1-2");
     let dir = tempfile::tempdir().unwrap();
-    let urls = Arc::new(Urls(Mutex::new(vec![url.clone(), url])));
-    let fetcher = Fetcher::new(100, AT_ONCE, Some(urls));
-    assert!(fetcher.fetch(&slug, dir.path()).await.is_ok());
+    let urls = Urls(Mutex::new(vec![url.clone(), url]));
+    let fetcher = Fetcher::new(100, AT_ONCE);
+    assert!(fetcher.fetch(&slug, Origin::Renewed(&urls), dir.path()).await.is_ok());
     assert_eq!(served.await.unwrap(), 2);
-    let error = fetcher.fetch(&slug, dir.path()).await.unwrap_err();
+    let error = fetcher.fetch(&slug, Origin::Renewed(&urls), dir.path()).await.unwrap_err();
     assert_eq!(
         crate::explain(&error),
         "cannot download slug heroku-slug:1-2: there is no URL for it: no more"
     );
-    let error = fetch(&slug, 100).await.unwrap_err().to_string();
-    assert!(error.contains("HEROKU_ACCESS_TOKEN"), "{error}");
 }
 
 #[tokio::test]
@@ -132,11 +126,11 @@ async fn a_server_that_is_not_there_is_named_without_secrets() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://me:pass@{}/slug.tgz?sig=secret", listener.local_addr().unwrap());
     drop(listener);
-    let error = fetch(&SlugLocation::Url(url), 100).await.unwrap_err();
+    let error = fetch(&url, 100).await.unwrap_err();
     let text = format!("{error} {error:?}");
     assert!(matches!(error, FetchError::Unreachable { .. }), "{text}");
     assert!(!text.contains("secret") && !text.contains("pass@"), "{text}");
-    let error = fetch(&SlugLocation::Url("http://h:99999/".into()), 100).await.unwrap_err();
+    let error = fetch("http://h:99999/", 100).await.unwrap_err();
     assert!(matches!(error, FetchError::Url { .. }), "{error:?}");
 }
 

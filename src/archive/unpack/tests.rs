@@ -36,6 +36,8 @@ impl Tar {
         header.set_entry_type(EntryType::new(kind));
         header.set_size(size);
         header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(MODIFIED);
         header.set_cksum();
         self.0.extend_from_slice(header.as_bytes());
@@ -62,7 +64,7 @@ fn unpack_within(bytes: &[u8], limits: Limits) -> (TempDir, Result<(), UnpackErr
     archive.write_all(bytes).unwrap();
     io::Seek::rewind(&mut archive).unwrap();
     fs::create_dir(temp.path().join("in")).unwrap();
-    let outcome = unpack(archive, &temp.path().join("in/app"), limits, &Stop::default());
+    let outcome = unpack(archive, &temp.path().join("in/app"), Layout::Slug, limits, &Stop::default());
     (temp, outcome)
 }
 
@@ -295,6 +297,74 @@ fn a_sparse_file_counts_in_full() {
     assert_eq!(fs::read(app.join("s")).unwrap(), vec![0; 5000]);
 }
 
+fn root_of(bytes: &[u8]) -> (TempDir, Result<PathBuf, UnpackError>) {
+    let temp = tempfile::tempdir().unwrap();
+    let mut archive = tempfile::tempfile().unwrap();
+    archive.write_all(bytes).unwrap();
+    io::Seek::rewind(&mut archive).unwrap();
+    let root = temp.path().join("root");
+    let outcome = unpack(archive, &root, Layout::Root, Limits::default(), &Stop::default());
+    assert!(fs::read_dir(temp.path()).unwrap().count() <= 1);
+    (temp, outcome.map(|()| root))
+}
+
+#[test]
+fn a_root_file_system_keeps_modes_owners_and_links_and_has_no_devices() {
+    let mut owned = Header::new_gnu();
+    owned.as_mut_bytes()[..10].copy_from_slice(b"./usr/mail");
+    owned.set_size(0);
+    owned.set_mode(0o2755);
+    owned.set_mtime(MODIFIED);
+    owned.set_uid(12);
+    owned.set_gid(8);
+    owned.set_cksum();
+    let mut tar = Tar(Vec::new())
+        .raw(b'5', b"./", b"", b"", 0, 0o755)
+        .raw(b'5', b"./tmp/", b"", b"", 0, 0o1777)
+        .raw(b'0', b"./usr/bin/su", b"", b"x", 1, 0o4755)
+        .entry(b'1', "usr/bin/su2", "./usr/bin/su", b"")
+        .entry(b'2', "bin", "usr/bin", b"")
+        .entry(b'2', "etc/mtab", "/proc/self/mounts", b"")
+        .entry(b'2', "usr/up", "../../../..", b"")
+        .entry(b'3', "dev/null", "", b"")
+        .entry(b'6', "run/fifo", "", b"");
+    tar.0.extend_from_slice(owned.as_bytes());
+    let plain = [tar.0.as_slice(), &[0; 1024]].concat();
+    for bytes in [gzip(&plain), plain] {
+        let (_temp, root) = root_of(&bytes);
+        let root = root.unwrap();
+        let su = fs::metadata(root.join("usr/bin/su")).unwrap();
+        assert_eq!((su.mode() & 0o7777, su.nlink()), (0o4755, 2));
+        assert_eq!(fs::metadata(root.join("tmp")).unwrap().mode() & 0o7777, 0o1777);
+        assert_eq!(fs::read_link(root.join("etc/mtab")).unwrap(), Path::new("/proc/self/mounts"));
+        assert!(!root.join("dev/null").exists() && !root.join("run/fifo").exists());
+        let mail = fs::metadata(root.join("usr/mail")).unwrap();
+        assert_eq!(mail.mode() & 0o7777, 0o2755);
+        if nix::unistd::geteuid().is_root() {
+            assert_eq!((mail.uid(), mail.gid()), (12, 8));
+        }
+    }
+}
+
+#[test]
+fn a_root_file_system_does_not_climb_out_either() {
+    for (kind, name, link) in [
+        (b'0', "../evil", ""),
+        (b'0', "/evil", ""),
+        (b'0', "usr/../../evil", ""),
+        (b'1', "x", "../evil"),
+        (b'1', "x", "/etc/passwd"),
+    ] {
+        let (_temp, outcome) = root_of(&Tar(Vec::new()).entry(kind, name, link, b"").gzipped());
+        assert!(outcome.unwrap_err().to_string().contains("refused"), "{name} {link}");
+    }
+    let planted = Tar(Vec::new()).entry(b'2', "out", "/tmp", b"").entry(b'0', "out/evil", "", b"");
+    assert!(matches!(root_of(&planted.gzipped()).1, Err(UnpackError::Blocked { .. })));
+    assert!(matches!(root_of(&Tar(Vec::new()).gzipped()).1, Err(UnpackError::Empty)));
+    assert!(matches!(root_of(b"").1, Err(UnpackError::Empty)));
+    assert!(matches!(root_of(&[b'x'; 2000]).1, Err(UnpackError::Damaged { entries: 0, .. })));
+}
+
 #[test]
 fn work_that_was_given_up_stops() {
     let temp = tempfile::tempdir().unwrap();
@@ -303,5 +373,5 @@ fn work_that_was_given_up_stops() {
     let stop = Stop::default();
     stop.set();
     let archive = File::open(&path).unwrap();
-    assert!(unpack(archive, &temp.path().join("app"), Limits::default(), &stop).is_err());
+    assert!(unpack(archive, &temp.path().join("app"), Layout::Slug, Limits::default(), &stop).is_err());
 }

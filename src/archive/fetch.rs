@@ -1,51 +1,50 @@
-//! Gets the archive of a slug, from wherever it is. It owns HTTP and what is tried again; it must not look
-//! into the archive. A URL may hold a password or a signature, so only [`SlugLocation`]'s own form of it is
-//! ever shown.
+//! Gets an archive, from wherever it is. It owns HTTP and what is tried again; it must not look into the archive. A
+//! URL may hold a password or a signature, so only what the [`Item`] calls itself is ever shown.
 
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
+
+use hsup_drivers::BoxFuture;
 
 use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
 
+use super::item::Item;
 use super::local::{Archive, Intake, copy};
 use super::progress::Progress;
-use super::urls::{NoUrl, SlugUrls};
 use crate::blocking::blocking;
 use crate::http::{HttpClient, Retry, Timeouts, asked_to_wait};
-use crate::model::{SlugId, SlugLocation};
 
 /// Chunks on their way from the network to the disk: enough to keep both busy, some 256 KiB of memory.
 const CHUNKS_IN_FLIGHT: usize = 16;
 
-/// Why the archive of a slug cannot be had.
+/// Why an archive cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The file cannot be opened.
-    #[error("cannot open slug {path:?}; it must be there and readable for the user that hsup runs as")]
+    #[error("cannot open {what}; it must be there and readable for the user that hsup runs as")]
     Open {
         /// The file.
-        path: PathBuf,
+        what: Item,
         /// Why not.
         #[source]
         source: io::Error,
     },
     /// What is there is no regular file.
-    #[error("slug {path:?} is {kind}; name a gzipped tar of ./app/...")]
+    #[error("{what} is {kind}; name {}", what.kind().form)]
     NotAFile {
         /// The path.
-        path: PathBuf,
+        what: Item,
         /// What it is.
         kind: &'static str,
     },
     /// The file cannot be read.
-    #[error("cannot read slug {path:?}")]
+    #[error("cannot read {what}")]
     Read {
         /// The file.
-        path: PathBuf,
+        what: Item,
         /// Why not.
         #[source]
         source: io::Error,
@@ -59,38 +58,30 @@ pub enum FetchError {
         #[source]
         source: io::Error,
     },
-    /// It is larger than a slug may be.
-    #[error("slug {location} is larger than {}, the most that a slug may have", indicatif::HumanBytes(*limit_bytes))]
+    /// It is larger than it may be.
+    #[error("{what} is larger than {}, the most that a {} may have", indicatif::HumanBytes(*limit_bytes), what.kind().noun)]
     TooLarge {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// The limit.
         limit_bytes: u64,
     },
     /// This host cannot do HTTP.
     #[error(
-        "cannot download slug {location}: no HTTP client; TLS needs the host's CA certificates (package ca-certificates)"
+        "cannot download {what}: no HTTP client; TLS needs the host's CA certificates (package ca-certificates)"
     )]
     Client {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// Why not.
         #[source]
         source: reqwest::Error,
     },
-    /// It is a slug of the Heroku API, which this hsup does not ask.
-    #[error(
-        "slug {location} can be had from the Heroku API only: set HEROKU_ACCESS_TOKEN and name the app with --app"
-    )]
-    NoApi {
-        /// The slug.
-        location: SlugLocation,
-    },
     /// There is no URL for it.
-    #[error("cannot download slug {location}: there is no URL for it")]
+    #[error("cannot download {what}: there is no URL for it")]
     NoUrl {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// Whether asking again can help.
         passes: bool,
         /// When the API wants to be asked again.
@@ -99,28 +90,28 @@ pub enum FetchError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The URL is not one, or its server redirects in a circle.
-    #[error("cannot download slug {location}: its URL leads nowhere")]
+    #[error("cannot download {what}: its URL leads nowhere")]
     Url {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// Why.
         #[source]
         source: reqwest::Error,
     },
     /// The server cannot be reached.
-    #[error("cannot download slug {location}: its server does not answer")]
+    #[error("cannot download {what}: its server does not answer")]
     Unreachable {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// Why not.
         #[source]
         source: reqwest::Error,
     },
     /// The transfer broke off.
-    #[error("the download of slug {location} broke off after {bytes} bytes")]
+    #[error("the download of {what} broke off after {bytes} bytes")]
     BrokeOff {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// What had arrived.
         bytes: u64,
         /// Why.
@@ -128,20 +119,20 @@ pub enum FetchError {
         source: reqwest::Error,
     },
     /// The body is shorter or longer than announced.
-    #[error("the download of slug {location} has {bytes} bytes, but the server announced {announced}")]
+    #[error("the download of {what} has {bytes} bytes, but the server announced {announced}")]
     Length {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// What arrived.
         bytes: u64,
         /// What was announced.
         announced: u64,
     },
     /// The server refuses.
-    #[error("cannot download slug {location}: the server answers {status}{}", advice(location, *status))]
+    #[error("cannot download {what}: the server answers {status}{}", what.kind().advice(*status))]
     Status {
-        /// The slug.
-        location: SlugLocation,
+        /// What was fetched.
+        what: Item,
         /// Its answer.
         status: StatusCode,
         /// When it wants to be asked again.
@@ -156,7 +147,7 @@ impl FetchError {
             Self::Unreachable { .. } | Self::BrokeOff { .. } | Self::Length { .. } => true,
             Self::NoUrl { passes, .. } => *passes,
             // a URL that has expired is replaced by a fresh one
-            Self::Status { status: StatusCode::FORBIDDEN, location: SlugLocation::Heroku(_), .. } => true,
+            Self::Status { status: StatusCode::FORBIDDEN, what, .. } if what.kind().url_is_renewed => true,
             Self::Status { status, .. } => {
                 status.is_server_error()
                     || *status == StatusCode::TOO_MANY_REQUESTS
@@ -168,7 +159,6 @@ impl FetchError {
             | Self::Write { .. }
             | Self::TooLarge { .. }
             | Self::Client { .. }
-            | Self::NoApi { .. }
             | Self::Url { .. } => false,
         }
     }
@@ -182,7 +172,6 @@ impl FetchError {
             | Self::Write { .. }
             | Self::TooLarge { .. }
             | Self::Client { .. }
-            | Self::NoApi { .. }
             | Self::Url { .. }
             | Self::Unreachable { .. }
             | Self::BrokeOff { .. }
@@ -191,23 +180,37 @@ impl FetchError {
     }
 }
 
-fn advice(location: &SlugLocation, status: StatusCode) -> &'static str {
-    match (status.as_u16(), location) {
-        (_, SlugLocation::Heroku(_)) => "; deploy the app again if this goes on",
-        (401 | 403, SlugLocation::Path(_) | SlugLocation::Url(_)) => {
-            "; a signed URL may have expired: release the slug with a URL that may be read"
-        }
-        (404 | 410, SlugLocation::Path(_) | SlugLocation::Url(_)) => {
-            "; check the URL, or release the slug anew"
-        }
-        (_, SlugLocation::Path(_) | SlugLocation::Url(_)) => "",
-    }
+/// There is no URL for an archive.
+#[derive(Debug)]
+pub struct NoUrl {
+    /// Whether asking again can help.
+    pub passes: bool,
+    /// When whoever was asked wants to be asked again.
+    pub retry_after: Option<Duration>,
+    /// Why.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Gives a URL that is good now, for one that expires.
+pub(crate) trait RenewedUrl: Send + Sync {
+    fn url(&self) -> BoxFuture<'_, Result<String, NoUrl>>;
 }
 
 /// Where an archive is fetched from.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// A file of this host.
+    Path(&'a Path),
+    /// A URL that stays.
+    Url(&'a str),
+    /// A URL that is asked for before each try.
+    Renewed(&'a dyn RenewedUrl),
+}
+
+/// Where an archive is downloaded from.
 enum Remote<'a> {
     At(&'a str),
-    Of(&'a SlugId, &'a dyn SlugUrls),
+    Renewed(&'a dyn RenewedUrl),
 }
 
 impl<'a> Remote<'a> {
@@ -215,41 +218,45 @@ impl<'a> Remote<'a> {
     async fn url(&self) -> Result<Cow<'a, str>, NoUrl> {
         match self {
             Self::At(url) => Ok(Cow::Borrowed(*url)),
-            Self::Of(id, urls) => urls.url(id).await.map(Cow::Owned),
+            Self::Renewed(renewed) => renewed.url().await.map(Cow::Owned),
         }
     }
 }
 
 /// Fetches archives.
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     client: HttpClient,
-    urls: Option<Arc<dyn SlugUrls>>,
     limit_bytes: u64,
     retry: Retry,
 }
 
 impl Fetcher {
-    pub(super) fn new(limit_bytes: u64, retry: Retry, urls: Option<Arc<dyn SlugUrls>>) -> Self {
-        Self { client: HttpClient::new(Timeouts::WhileItMoves), urls, limit_bytes, retry }
+    pub(crate) fn new(limit_bytes: u64, retry: Retry) -> Self {
+        Self { client: HttpClient::new(Timeouts::WhileItMoves), limit_bytes, retry }
     }
 
     /// Fetches an archive into a nameless file in `dir`.
     ///
     /// # Errors
     /// When it cannot be had, after the last try where trying again can help.
-    pub(super) async fn fetch(&self, location: &SlugLocation, dir: &Path) -> Result<Archive, FetchError> {
-        let remote = match (location, &self.urls) {
-            (SlugLocation::Path(path), _) => {
-                let (path, dir, limit_bytes) = (path.clone(), dir.to_path_buf(), self.limit_bytes);
-                return blocking(move |stop| copy(&path, &dir, limit_bytes, stop)).await;
+    pub(crate) async fn fetch(
+        &self,
+        what: &Item,
+        origin: Origin<'_>,
+        dir: &Path,
+    ) -> Result<Archive, FetchError> {
+        let remote = match origin {
+            Origin::Path(path) => {
+                let (what, path) = (what.clone(), path.to_path_buf());
+                let (dir, limit_bytes) = (dir.to_path_buf(), self.limit_bytes);
+                return blocking(move |stop| copy(&what, &path, &dir, limit_bytes, stop)).await;
             }
-            (SlugLocation::Url(url), _) => Remote::At(url),
-            (SlugLocation::Heroku(id), Some(urls)) => Remote::Of(id, urls.as_ref()),
-            (SlugLocation::Heroku(_), None) => return Err(FetchError::NoApi { location: location.clone() }),
+            Origin::Url(url) => Remote::At(url),
+            Origin::Renewed(renewed) => Remote::Renewed(renewed),
         };
         let mut attempt = 1;
         loop {
-            let error = match self.download(&remote, location, dir).await {
+            let error = match self.download(&remote, what, dir).await {
                 Ok(archive) => return Ok(archive),
                 Err(error) if attempt >= self.retry.attempts || !error.passes() => return Err(error),
                 Err(error) => error,
@@ -261,31 +268,26 @@ impl Fetcher {
         }
     }
 
-    async fn download(
-        &self,
-        remote: &Remote<'_>,
-        location: &SlugLocation,
-        dir: &Path,
-    ) -> Result<Archive, FetchError> {
+    async fn download(&self, remote: &Remote<'_>, what: &Item, dir: &Path) -> Result<Archive, FetchError> {
         let url = remote.url().await.map_err(|NoUrl { passes, retry_after, source }| FetchError::NoUrl {
-            location: location.clone(),
+            what: what.clone(),
             passes,
             retry_after,
             source,
         })?;
-        let mut response = self.ask(&url, location).await?;
+        let mut response = self.ask(&url, what).await?;
         let announced = response.content_length();
-        let too_large = || FetchError::TooLarge { location: location.clone(), limit_bytes: self.limit_bytes };
+        let too_large = || FetchError::TooLarge { what: what.clone(), limit_bytes: self.limit_bytes };
         if announced.is_some_and(|bytes| bytes > self.limit_bytes) {
             return Err(too_large());
         }
-        let mut progress = Progress::start(location, announced);
+        let mut progress = Progress::start(what, announced);
         let (chunks, arriving) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let dir = dir.to_path_buf();
         let written = blocking(move |_| write(&dir, arriving));
         loop {
             let chunk = response.chunk().await.map_err(|error| FetchError::BrokeOff {
-                location: location.clone(),
+                what: what.clone(),
                 bytes: progress.bytes(),
                 source: error.without_url(),
             })?;
@@ -303,30 +305,26 @@ impl Fetcher {
         let archive = written.await?;
         let bytes = progress.bytes();
         if let Some(announced) = announced.filter(|announced| *announced != bytes) {
-            return Err(FetchError::Length { location: location.clone(), bytes, announced });
+            return Err(FetchError::Length { what: what.clone(), bytes, announced });
         }
         progress.finish();
         Ok(archive)
     }
 
-    async fn ask(&self, url: &str, location: &SlugLocation) -> Result<Response, FetchError> {
+    async fn ask(&self, url: &str, what: &Item) -> Result<Response, FetchError> {
         let client = self.client.to(url).await;
-        let client = client.map_err(|source| FetchError::Client { location: location.clone(), source })?;
+        let client = client.map_err(|source| FetchError::Client { what: what.clone(), source })?;
         let response = client.get(url).send().await.map_err(|error| {
-            let (location, lasting) = (location.clone(), error.is_builder() || error.is_redirect());
+            let (what, lasting) = (what.clone(), error.is_builder() || error.is_redirect());
             let source = error.without_url();
-            if lasting {
-                FetchError::Url { location, source }
-            } else {
-                FetchError::Unreachable { location, source }
-            }
+            if lasting { FetchError::Url { what, source } } else { FetchError::Unreachable { what, source } }
         })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let retry_after = asked_to_wait(response.headers());
-        Err(FetchError::Status { location: location.clone(), status, retry_after })
+        Err(FetchError::Status { what: what.clone(), status, retry_after })
     }
 }
 

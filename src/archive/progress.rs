@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::model::SlugLocation;
+use super::item::Item;
 
 /// Between two lines of the log: often enough to see that a slow download lives, rare enough not to flood.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -14,8 +14,8 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 const TEMPLATE: &str = "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
 /// The progress of one attempt.
-pub(super) struct Progress {
-    slug: String,
+pub(crate) struct Progress {
+    what: Item,
     bytes: u64,
     total: Option<u64>,
     bar: Option<ProgressBar>,
@@ -23,8 +23,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn start(location: &SlugLocation, total: Option<u64>) -> Self {
-        let slug = location.to_string();
+    pub(crate) fn start(what: &Item, total: Option<u64>) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
             if total.is_some()
@@ -32,39 +31,34 @@ impl Progress {
             {
                 bar.set_style(style);
             }
-            bar.with_prefix(slug.clone())
+            bar.with_prefix(what.to_string())
         });
         if bar.is_none() {
-            tracing::info!(slug, total_bytes = total, "fetching slug");
+            tracing::info!(total_bytes = total, "fetching {what}");
         }
-        Self { slug, bytes: 0, total, bar, last_line: Instant::now() }
+        Self { what: what.clone(), bytes: 0, total, bar, last_line: Instant::now() }
     }
 
     /// What has arrived by now.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(super) fn add(&mut self, bytes: usize) {
+    pub(crate) fn add(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         match &self.bar {
             Some(bar) => bar.set_position(self.bytes),
             None if self.last_line.elapsed() >= LINE_EVERY => {
                 self.last_line = Instant::now();
-                tracing::info!(
-                    slug = self.slug,
-                    bytes = self.bytes,
-                    total_bytes = self.total,
-                    "fetching slug"
-                );
+                tracing::info!(bytes = self.bytes, total_bytes = self.total, "fetching {}", self.what);
             }
             None => {}
         }
     }
 
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         if self.bar.is_none() {
-            tracing::info!(slug = self.slug, bytes = self.bytes, "fetched slug ({})", HumanBytes(self.bytes));
+            tracing::info!(bytes = self.bytes, "fetched {} ({})", self.what, HumanBytes(self.bytes));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reads a slug, a gzipped tar of `./app/...`, and has its entries written. It owns what an archive may say
-//! and how much of it is read; it must not touch the file system itself. Archives come from the network:
+//! Reads a tar, that of a slug or of a root file system, and has its entries written. It owns what an archive may
+//! say and how much of it is read; it must not touch the file system itself. Archives come from the network:
 //! every one is taken to be hostile.
 
 use std::cell::Cell;
@@ -11,9 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use flate2::read::MultiGzDecoder;
-use tar::{Archive, Entries, Entry, EntryType};
+use tar::{Archive, Entries, Entry, EntryType, Header};
 
-use super::slugs::Limits;
+use super::limits::Limits;
 use super::tree::{Attributes, Tree};
 use crate::blocking::Stop;
 
@@ -25,6 +25,15 @@ const METADATA_BYTES: u64 = 1 << 20;
 const METADATA_BYTES_PER_FILE: u64 = 4096;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// What an archive holds, and so what may be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `./app/...`, gzipped: an app's code, whose files become hsup's own.
+    Slug,
+    /// A root file system, gzipped or not: modes and owners count, and links mean what they do once it is the root.
+    Root,
+}
 
 /// Why an archive is refused.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +68,9 @@ pub enum UnpackError {
     /// It is a tar, but not one of a slug.
     #[error("holds no ./app: a slug is a gzipped tar of ./app/...")]
     NoApp,
+    /// There is nothing in it.
+    #[error("is empty")]
+    Empty,
     /// An entry would end up outside.
     #[error("entry {entry:?} is refused: {why}")]
     Place {
@@ -68,9 +80,9 @@ pub enum UnpackError {
         why: &'static str,
     },
     /// An entry's place is taken, or lies behind something that is no directory.
-    #[error("entry {entry:?} has no place below ./app: {why}")]
+    #[error("entry {entry:?} has no place: {why}")]
     Blocked {
-        /// Its path below `./app`.
+        /// Its path.
         entry: PathBuf,
         /// Why.
         why: &'static str,
@@ -78,15 +90,15 @@ pub enum UnpackError {
     /// A link that leads where it must not.
     #[error("link {entry:?} to {target:?} is refused: {why}")]
     Link {
-        /// Its path below `./app`.
+        /// Its path.
         entry: PathBuf,
         /// Its target.
         target: PathBuf,
         /// Why.
         why: &'static str,
     },
-    /// A kind of entry that slugs do not have.
-    #[error("entry {entry:?} is refused: it is {kind}, and a slug holds files, directories and links only")]
+    /// A kind of entry that must not be.
+    #[error("entry {entry:?} is refused: it is {kind}, and only files, directories and links may be")]
     Kind {
         /// Its name.
         entry: PathBuf,
@@ -106,17 +118,17 @@ pub enum UnpackError {
         limit: u64,
     },
     /// Its headers and names are too large.
-    #[error("holds more headers and names than a slug needs")]
+    #[error("holds more headers and names than it can need")]
     TooMuchMetadata,
     /// The content of an entry cannot be read.
     #[error("an entry cannot be read")]
     Content(#[source] io::Error),
     /// An entry cannot be written.
-    #[error("cannot {operation} {entry:?} below ./app")]
+    #[error("cannot {operation} {entry:?}")]
     Write {
         /// What was tried.
         operation: &'static str,
-        /// Its path below `./app`.
+        /// Its path.
         entry: PathBuf,
         /// Why not.
         #[source]
@@ -124,27 +136,30 @@ pub enum UnpackError {
     },
 }
 
-/// Unpacks an archive so that its `./app` becomes `app_dir`, which must not exist yet.
+/// Unpacks an archive so that the `./app` of a slug, or all of a root file system, becomes `dir`, which must not
+/// exist yet.
 ///
 /// # Errors
 /// When the archive is refused or cannot be written. What was written so far is the caller's to remove.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     mut archive: File,
-    app_dir: &Path,
+    dir: &Path,
+    layout: Layout,
     limits: Limits,
     stop: &Stop,
 ) -> Result<(), UnpackError> {
-    check_magic(&mut archive)?;
+    let gzipped = is_gzipped(&mut archive, layout)?;
     let meter = Rc::new(Meter::new(limits));
-    let metered =
-        Metered { inner: MultiGzDecoder::new(archive), meter: Rc::clone(&meter), stop: stop.clone() };
+    let inner: Box<dyn Read> =
+        if gzipped { Box::new(MultiGzDecoder::new(archive)) } else { Box::new(archive) };
+    let metered = Metered { inner, meter: Rc::clone(&meter), stop: stop.clone() };
     let mut tar = Archive::new(metered);
-    let mut tree = Tree::new(app_dir, limits);
+    let mut tree = Tree::new(dir, layout, limits);
     let mut entries = 0;
     let mut outcome = tar
         .entries()
         .map_err(UnpackError::Content)
-        .and_then(|list| add_all(list, &meter, &mut tree, &mut entries));
+        .and_then(|list| add_all(list, layout, &meter, &mut tree, &mut entries));
     if outcome.is_ok() {
         // to the end, so that gzip's checksum is compared and a cut is seen
         meter.grant(u64::MAX);
@@ -154,27 +169,32 @@ pub(super) fn unpack(
     if meter.overrun.get() {
         return Err(UnpackError::TooMuchMetadata);
     }
-    outcome.map_err(|error| with_place(error, entries))?;
-    if tree.finish()? { Ok(()) } else { Err(UnpackError::NoApp) }
+    outcome.map_err(|error| with_place(error, layout, entries))?;
+    match (tree.finish()?, layout) {
+        (true, _) => Ok(()),
+        (false, Layout::Slug) => Err(UnpackError::NoApp),
+        (false, Layout::Root) => Err(UnpackError::Empty),
+    }
 }
 
-fn check_magic(archive: &mut File) -> Result<(), UnpackError> {
+fn is_gzipped(archive: &mut File, layout: Layout) -> Result<bool, UnpackError> {
     let mut magic = Vec::new();
     archive.take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic).map_err(UnpackError::Content)?;
     io::Seek::rewind(archive).map_err(UnpackError::Content)?;
     match magic.as_slice() {
+        magic if magic == GZIP_MAGIC => Ok(true),
+        _ if layout == Layout::Root => Ok(false),
         [] => Err(UnpackError::NotGzip { why: "it is empty" }),
-        magic if magic == GZIP_MAGIC => Ok(()),
         _ => Err(UnpackError::NotGzip { why: "it does not begin as gzip data does" }),
     }
 }
 
 /// Says how far the archive could be read, where reading is what failed.
-fn with_place(error: UnpackError, entries: u64) -> UnpackError {
+fn with_place(error: UnpackError, layout: Layout, entries: u64) -> UnpackError {
     let UnpackError::Content(source) = error else { return error };
     if source.kind() == ErrorKind::UnexpectedEof {
         UnpackError::CutShort { entries, source }
-    } else if entries == 0 {
+    } else if entries == 0 && layout == Layout::Slug {
         UnpackError::NotTar(source)
     } else {
         UnpackError::Damaged { entries, source }
@@ -183,6 +203,7 @@ fn with_place(error: UnpackError, entries: u64) -> UnpackError {
 
 fn add_all<R: Read>(
     mut list: Entries<'_, R>,
+    layout: Layout,
     meter: &Meter,
     tree: &mut Tree<'_>,
     entries: &mut u64,
@@ -194,11 +215,11 @@ fn add_all<R: Read>(
         *entries += 1;
         // the contents of files have their own limit
         meter.grant(u64::MAX);
-        add(&mut entry, tree)?;
+        add(&mut entry, layout, tree)?;
     }
 }
 
-fn add<R: Read>(entry: &mut Entry<'_, R>, tree: &mut Tree<'_>) -> Result<(), UnpackError> {
+fn add<R: Read>(entry: &mut Entry<'_, R>, layout: Layout, tree: &mut Tree<'_>) -> Result<(), UnpackError> {
     let kind = entry.header().entry_type();
     if kind.is_pax_global_extensions() {
         return Ok(());
@@ -211,11 +232,12 @@ fn add<R: Read>(entry: &mut Entry<'_, R>, tree: &mut Tree<'_>) -> Result<(), Unp
     let attributes = Attributes {
         mode: header.mode().map_err(UnpackError::Content)?,
         modified_unix_s: header.mtime().ok(),
+        owner: owner(header, layout).map_err(UnpackError::Content)?,
     };
     // tars of before 1988 mark a directory by the slash alone
     let old_directory = header.as_ustar().is_none() && name.as_os_str().as_bytes().ends_with(b"/");
     let is_directory = kind.is_dir() || kind.is_file() && old_directory;
-    let Some(path) = below_app(&name, is_directory)? else { return Ok(()) };
+    let Some(path) = place(&name, layout, is_directory)? else { return Ok(()) };
     if is_directory {
         tree.directory(&path, attributes)
     } else if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
@@ -228,14 +250,34 @@ fn add<R: Read>(entry: &mut Entry<'_, R>, tree: &mut Tree<'_>) -> Result<(), Unp
         let outside = |_| UnpackError::Link {
             entry: name,
             target: target.clone(),
-            why: "the target of a hard link must be a file below ./app of the same archive",
+            why: match layout {
+                Layout::Slug => "the target of a hard link must be a file below ./app of the same archive",
+                Layout::Root => "the target of a hard link must be a file of the same archive",
+            },
         };
         // unlike a symlink's, it counts from the top of the archive
-        let inside = below_app(&target, false).map_err(outside)?;
+        let inside = place(&target, layout, false).map_err(outside)?;
         tree.hard_link(&path, &inside.unwrap_or_default())
+    } else if layout == Layout::Root && is_device(kind) {
+        // dynos get a /dev of their own
+        tracing::debug!(entry = ?name, "left out {}", name_of(kind));
+        Ok(())
     } else {
         Err(UnpackError::Kind { entry: name, kind: name_of(kind) })
     }
+}
+
+/// That of a slug's files does not matter, whatever it says.
+fn owner(header: &Header, layout: Layout) -> io::Result<(u32, u32)> {
+    if layout == Layout::Slug {
+        return Ok((0, 0));
+    }
+    let id = |id: u64| u32::try_from(id).map_err(|_| io::Error::other("the id of an owner is out of range"));
+    Ok((id(header.uid()?)?, id(header.gid()?)?))
+}
+
+fn is_device(kind: EntryType) -> bool {
+    kind.is_character_special() || kind.is_block_special() || kind.is_fifo()
 }
 
 /// The tar crate would write the map of such a file in front of its contents.
@@ -244,8 +286,8 @@ fn has_pax_sparse_map<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<bool> {
     Ok(records.flatten().any(|record| record.key_bytes().starts_with(b"GNU.sparse.")))
 }
 
-/// The path below `./app`; none for the folder above it, which archives may list.
-fn below_app(name: &Path, is_directory: bool) -> Result<Option<PathBuf>, UnpackError> {
+/// The path in the tree: that below the `./app` of a slug. None for the folder above, which archives may list.
+fn place(name: &Path, layout: Layout, is_directory: bool) -> Result<Option<PathBuf>, UnpackError> {
     let refused = |why| Err(UnpackError::Place { entry: name.to_path_buf(), why });
     let mut parts = Vec::new();
     for part in name.components() {
@@ -257,6 +299,8 @@ fn below_app(name: &Path, is_directory: bool) -> Result<Option<PathBuf>, UnpackE
         }
     }
     match parts.split_first() {
+        None if is_directory && layout == Layout::Root => Ok(Some(PathBuf::new())),
+        Some(_) if layout == Layout::Root => Ok(Some(parts.iter().collect())),
         None if is_directory => Ok(None),
         None => refused("it is not a directory, but its name is that of the archive's top"),
         Some((top, [])) if *top == "app" && !is_directory => refused("app must be a directory"),

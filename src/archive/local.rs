@@ -10,21 +10,22 @@ use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 
 use super::fetch::FetchError;
+use super::item::Item;
 use super::progress::Progress;
 use crate::blocking::Stop;
-use crate::model::{Sha256Digest, SlugLocation};
+use crate::model::Sha256Digest;
 
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A fetched archive. Its file has no name, so it is gone with the process that holds it.
 #[derive(Debug)]
-pub(super) struct Archive {
-    pub(super) file: File,
-    pub(super) digest: Sha256Digest,
+pub(crate) struct Archive {
+    pub(crate) file: File,
+    pub(crate) digest: Sha256Digest,
 }
 
 /// An archive on its way to disk.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     dir: PathBuf,
     file: File,
     hash: Sha256,
@@ -33,7 +34,7 @@ pub(super) struct Intake {
 impl Intake {
     /// # Errors
     /// When `dir` takes no temp file.
-    pub(super) fn new(dir: &Path) -> Result<Self, FetchError> {
+    pub(crate) fn new(dir: &Path) -> Result<Self, FetchError> {
         let file = tempfile::tempfile_in(dir)
             .map_err(|source| FetchError::Write { dir: dir.to_path_buf(), source })?;
         Ok(Self { dir: dir.to_path_buf(), file, hash: Sha256::new() })
@@ -41,14 +42,14 @@ impl Intake {
 
     /// # Errors
     /// When the temp file cannot be written.
-    pub(super) fn take(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
+    pub(crate) fn take(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
         self.hash.update(chunk);
         self.file.write_all(chunk).map_err(|source| FetchError::Write { dir: self.dir.clone(), source })
     }
 
     /// # Errors
     /// When the temp file cannot be rewound.
-    pub(super) fn finish(mut self) -> Result<Archive, FetchError> {
+    pub(crate) fn finish(mut self) -> Result<Archive, FetchError> {
         self.file.rewind().map_err(|source| FetchError::Write { dir: self.dir, source })?;
         Ok(Archive { file: self.file, digest: Sha256Digest(self.hash.finalize().into()) })
     }
@@ -58,14 +59,19 @@ impl Intake {
 ///
 /// # Errors
 /// When it is no regular file, cannot be read or is too large.
-pub(super) fn digest(path: &Path, limit_bytes: u64, stop: &Stop) -> Result<Sha256Digest, FetchError> {
+pub(crate) fn digest(
+    what: &Item,
+    path: &Path,
+    limit_bytes: u64,
+    stop: &Stop,
+) -> Result<Sha256Digest, FetchError> {
     let mut hash = Sha256::new();
-    let (mut file, _) = open(path, limit_bytes)?;
+    let (mut file, _) = open(what, path, limit_bytes)?;
     let mut bytes = 0;
-    read(path, &mut file, stop, |chunk| {
+    read(what, &mut file, stop, |chunk| {
         hash.update(chunk);
         bytes += chunk.len() as u64;
-        within(path, bytes, limit_bytes)
+        within(what, bytes, limit_bytes)
     })?;
     Ok(Sha256Digest(hash.finalize().into()))
 }
@@ -74,31 +80,36 @@ pub(super) fn digest(path: &Path, limit_bytes: u64, stop: &Stop) -> Result<Sha25
 ///
 /// # Errors
 /// When it is no regular file, cannot be read, is too large, or `dir` cannot be written.
-pub(super) fn copy(path: &Path, dir: &Path, limit_bytes: u64, stop: &Stop) -> Result<Archive, FetchError> {
-    let (mut file, length) = open(path, limit_bytes)?;
-    let mut progress = Progress::start(&SlugLocation::Path(path.to_path_buf()), Some(length));
+pub(crate) fn copy(
+    what: &Item,
+    path: &Path,
+    dir: &Path,
+    limit_bytes: u64,
+    stop: &Stop,
+) -> Result<Archive, FetchError> {
+    let (mut file, length) = open(what, path, limit_bytes)?;
+    let mut progress = Progress::start(what, Some(length));
     let mut intake = Intake::new(dir)?;
-    read(path, &mut file, stop, |chunk| {
+    read(what, &mut file, stop, |chunk| {
         progress.add(chunk.len());
-        within(path, progress.bytes(), limit_bytes)?;
+        within(what, progress.bytes(), limit_bytes)?;
         intake.take(chunk)
     })?;
     progress.finish();
     intake.finish()
 }
 
-fn within(path: &Path, bytes: u64, limit_bytes: u64) -> Result<(), FetchError> {
+fn within(what: &Item, bytes: u64, limit_bytes: u64) -> Result<(), FetchError> {
     if bytes > limit_bytes {
-        let location = SlugLocation::Path(path.to_path_buf());
-        return Err(FetchError::TooLarge { location, limit_bytes });
+        return Err(FetchError::TooLarge { what: what.clone(), limit_bytes });
     }
     Ok(())
 }
 
-fn open(path: &Path, limit_bytes: u64) -> Result<(File, u64), FetchError> {
-    let failed = |source| FetchError::Open { path: path.to_path_buf(), source };
+fn open(what: &Item, path: &Path, limit_bytes: u64) -> Result<(File, u64), FetchError> {
+    let failed = |source| FetchError::Open { what: what.clone(), source };
     let regular = |file_type| match kind(file_type) {
-        Some(kind) => Err(FetchError::NotAFile { path: path.to_path_buf(), kind }),
+        Some(kind) => Err(FetchError::NotAFile { what: what.clone(), kind }),
         None => Ok(()),
     };
     // before the open, because opening a device can already do something
@@ -108,7 +119,7 @@ fn open(path: &Path, limit_bytes: u64) -> Result<(File, u64), FetchError> {
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     regular(metadata.file_type())?;
-    within(path, metadata.len(), limit_bytes)?;
+    within(what, metadata.len(), limit_bytes)?;
     Ok((file, metadata.len()))
 }
 
@@ -123,12 +134,12 @@ fn kind(file_type: FileType) -> Option<&'static str> {
 }
 
 fn read(
-    path: &Path,
+    what: &Item,
     file: &mut File,
     stop: &Stop,
     mut each: impl FnMut(&[u8]) -> Result<(), FetchError>,
 ) -> Result<(), FetchError> {
-    let failed = |source| FetchError::Read { path: path.to_path_buf(), source };
+    let failed = |source| FetchError::Read { what: what.clone(), source };
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         stop.check().map_err(failed)?;
@@ -149,8 +160,12 @@ mod tests {
 
     const LIMIT: u64 = 1 << 20;
 
+    fn item(path: &Path) -> Item {
+        Item::slug(path.display())
+    }
+
     fn refusal(path: &Path) -> String {
-        digest(path, LIMIT, &Stop::default()).unwrap_err().to_string()
+        digest(&item(path), path, LIMIT, &Stop::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -158,10 +173,10 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("slug.tgz");
         fs::write(&path, "abc").unwrap();
-        let mut archive = copy(&path, temp.path(), LIMIT, &Stop::default()).unwrap();
+        let mut archive = copy(&item(&path), &path, temp.path(), LIMIT, &Stop::default()).unwrap();
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(archive.digest.to_string(), expected);
-        assert_eq!(digest(&path, LIMIT, &Stop::default()).unwrap(), archive.digest);
+        assert_eq!(digest(&item(&path), &path, LIMIT, &Stop::default()).unwrap(), archive.digest);
         assert_eq!(io::read_to_string(&mut archive.file).unwrap(), "abc");
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     }
@@ -192,8 +207,8 @@ mod tests {
         File::create(&path).unwrap().set_len(LIMIT + 1).unwrap();
         assert!(refusal(&path).contains("larger than 1.00 MiB"), "{}", refusal(&path));
         // one that grows is caught while it is read
-        assert!(within(&path, LIMIT, LIMIT).is_ok());
-        assert!(within(&path, LIMIT + 1, LIMIT).is_err());
+        assert!(within(&item(&path), LIMIT, LIMIT).is_ok());
+        assert!(within(&item(&path), LIMIT + 1, LIMIT).is_err());
     }
 
     #[test]
@@ -203,6 +218,6 @@ mod tests {
         fs::write(&path, "abc").unwrap();
         let stop = Stop::default();
         stop.set();
-        assert!(copy(&path, temp.path(), LIMIT, &stop).is_err());
+        assert!(copy(&item(&path), &path, temp.path(), LIMIT, &stop).is_err());
     }
 }
