@@ -25,7 +25,7 @@
 //!
 //! # Map
 //! `main -> cli -> formation -> dyno -> drivers`; [`sources`], [`control`] and [`logs`] reach the formation by
-//! its handle or by channels only; [`slug`] turns locations into directories, by [`archive`]; [`model`] is everybody's.
+//! its handle or by channels only; [`slug`] and [`stack`] turn locations into directories, by [`archive`]; [`model`] is everybody's.
 
 pub mod archive;
 mod blocking;
@@ -42,6 +42,7 @@ pub mod model;
 pub mod secret;
 pub mod slug;
 pub mod sources;
+pub mod stack;
 pub mod stderr;
 
 /// An error with its causes, in one line.

@@ -36,6 +36,15 @@ const DEPLOY_AGAIN: &str = "; deploy the app again if this goes on";
 const SLUG_OF_API: Kind =
     Kind { url_is_renewed: true, forbidden: DEPLOY_AGAIN, gone: DEPLOY_AGAIN, refused: DEPLOY_AGAIN, ..SLUG };
 
+const STACK: Kind = Kind {
+    noun: "stack",
+    form: "a root tarball (.tgz, .tar) or a file system image (ext2/3/4, xfs, erofs, squashfs)",
+    url_is_renewed: false,
+    forbidden: "; name a URL that may be read",
+    gone: "; check the URL",
+    refused: "",
+};
+
 impl Kind {
     /// What to do about a server's refusal.
     pub(crate) fn advice(&self, status: StatusCode) -> &'static str {
@@ -63,6 +72,11 @@ impl Item {
     /// The slug that the Heroku API has under this name.
     pub(crate) fn slug_of_api(location: impl fmt::Display) -> Self {
         Self { kind: &SLUG_OF_API, location: location.to_string() }
+    }
+
+    /// The stack that is had from there.
+    pub(crate) fn stack(location: impl fmt::Display) -> Self {
+        Self { kind: &STACK, location: location.to_string() }
     }
 
     pub(crate) fn kind(&self) -> &'static Kind {

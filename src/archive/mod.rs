@@ -19,6 +19,6 @@ pub(crate) use local::{Archive, digest};
 #[cfg(test)]
 pub(crate) use stage::STAGE_PREFIX;
 pub use stage::StageError;
-pub(crate) use stage::{Stage, Staging};
+pub(crate) use stage::{Stage, Staging, is_at};
 pub use unpack::UnpackError;
 pub(crate) use unpack::{Layout, unpack};

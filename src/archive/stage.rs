@@ -155,6 +155,14 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// Removes it with all that is in it.
+    ///
+    /// # Errors
+    /// When something in it cannot be removed; the next one to open the folder tries again.
+    pub(crate) fn discard(self) -> io::Result<()> {
+        self.temp.close()
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.temp.path()
     }

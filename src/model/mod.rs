@@ -11,5 +11,6 @@ mod startup;
 pub use config_vars::{ConfigVars, InvalidConfigVar, VarName};
 pub use formation::{Command, Formation, FormationError, Process, Quantities, Quantity, QuantityOverride};
 pub use names::{AppName, DynoName, InvalidName, ProcessType, ReleaseVersion, StackName, Target};
-pub use release::{Release, Sha256Digest, SlugId, SlugLocation};
+pub(crate) use release::without_secrets;
+pub use release::{InvalidDigest, Release, Sha256Digest, SlugId, SlugLocation};
 pub use startup::{Action, Bind, Startup};

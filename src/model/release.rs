@@ -87,7 +87,8 @@ impl FromStr for SlugLocation {
     }
 }
 
-fn without_secrets(url: &str) -> String {
+/// A URL without password, query and fragment.
+pub(crate) fn without_secrets(url: &str) -> String {
     let bare = url.split(['?', '#']).next().unwrap_or_default();
     match bare.split_once("://") {
         Some((scheme, rest)) => {
