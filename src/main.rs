@@ -16,6 +16,7 @@ fn main() -> ExitCode {
             CliCommand::Ps { json } => cli::ps(&config, *json),
             CliCommand::Stop { targets, json } => cli::stop(&config, targets, *json),
             CliCommand::Check { file } => cli::check(&config, file),
+            CliCommand::Stack(command) => cli::stack(&config, command),
         },
         Err(error) => {
             let _nobody_listens = writeln!(io::stderr(), "{}", error.to_string().trim_end());

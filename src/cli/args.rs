@@ -24,8 +24,10 @@ impl CommandLine {
     pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let matches = command().try_get_matches_from(argv)?;
         let mut options = Options::from_arg_matches(&matches)?;
-        if let Some((_, after)) = matches.subcommand() {
+        let mut before = &matches;
+        while let Some((_, after)) = before.subcommand() {
             options = Options::from_arg_matches(after)?.or(options);
+            before = after;
         }
         Ok(Self { options, command: Hsup::from_arg_matches(&matches)?.command })
     }
@@ -34,10 +36,13 @@ impl CommandLine {
 /// The whole grammar, as clap has it.
 pub fn command() -> clap::Command {
     let hsup = Options::augment_args(Hsup::command()).mut_args(with_variable_on_its_own_line);
-    hsup.mut_subcommands(|command| {
-        let command = Options::augment_args(command).args_override_self(true);
-        command.mut_args(with_variable_on_its_own_line)
-    })
+    hsup.mut_subcommands(with_options)
+}
+
+/// A command, and the commands below it, with the options that every command takes.
+fn with_options(command: clap::Command) -> clap::Command {
+    let command = Options::augment_args(command).args_override_self(true);
+    command.mut_args(with_variable_on_its_own_line).mut_subcommands(with_options)
 }
 
 /// Starts a line of the help with the variable, for wrapping not to tear it apart.
@@ -108,8 +113,43 @@ pub(super) enum CommandArgs {
         /// The control file
         file: OsString,
     },
+    /// Show, add and remove the stacks of this host: the root file systems that dynos run on
+    Stack {
+        #[command(subcommand)]
+        command: StackArgs,
+    },
     /// Show the version
     Version,
+}
+
+/// The commands of `hsup stack`.
+#[derive(clap::Subcommand)]
+pub(super) enum StackArgs {
+    /// Show the stacks of this host
+    List {
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add a stack, from a file or URL or from the manifest
+    Add {
+        /// The name and version; the name alone for the newest one of the manifest
+        #[arg(value_name = "NAME-VERSION|NAME")]
+        name: String,
+        /// A root tarball (.tgz, .tar) or a file system image (ext2/3/4, xfs, erofs, squashfs), gzipped or not
+        /// [default: what the manifest has]
+        #[arg(value_name = "PATH|URL")]
+        from: Option<OsString>,
+        /// The digest that it must have
+        #[arg(long, value_name = "SHA256:HEX", requires = "from")]
+        checksum: Option<String>,
+    },
+    /// Remove a stack that no dyno runs on
+    Remove {
+        /// The name and version
+        #[arg(value_name = "NAME-VERSION")]
+        name: String,
+    },
 }
 
 // The options that every command takes, as they were given. They have no `Debug`, since one is a secret.
@@ -176,6 +216,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<OsString>,
 
+    /// The manifest that stacks which are not on this host are downloaded from [env: HSUP_STACK_MANIFEST]
+    #[arg(long, value_name = "URL|PATH")]
+    pub stack_manifest: Option<String>,
+
     /// How often a source is looked at [env: HSUP_POLL_INTERVAL] [default: 10s]
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub poll_interval: Option<String>,
@@ -211,6 +255,7 @@ impl Options {
             whole_formation: self.whole_formation.or(others.whole_formation),
             no_stale: self.no_stale.or(others.no_stale),
             state_dir: self.state_dir.or(others.state_dir),
+            stack_manifest: self.stack_manifest.or(others.stack_manifest),
             poll_interval: self.poll_interval.or(others.poll_interval),
             stop_timeout: self.stop_timeout.or(others.stop_timeout),
             log_format: self.log_format.or(others.log_format),
@@ -245,8 +290,10 @@ mod tests {
     fn every_option_stands_before_or_after_the_command() {
         for option in command().get_arguments().filter(|arg| arg.get_value_names().is_some()) {
             let flag = format!("--{}=true", option.get_long().unwrap());
-            for line in [[flag.as_str(), "build"], ["build", flag.as_str()]] {
-                let parsed = parse(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            let lines: [&[&str]; 4] =
+                [&[&flag, "build"], &["build", &flag], &["stack", &flag, "list"], &["stack", "list", &flag]];
+            for line in lines {
+                let parsed = parse(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
                 let options = parsed.options;
                 let texts = [
                     options.app,
@@ -258,6 +305,7 @@ mod tests {
                     options.heroku_api_url,
                     options.whole_formation,
                     options.no_stale,
+                    options.stack_manifest,
                     options.poll_interval,
                     options.stop_timeout,
                     options.log_format,

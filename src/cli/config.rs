@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::settings::Problem;
 use super::{ExitCode, SocketChoice, SourceChoice};
 use crate::log::LogConfig;
-use crate::model::{AppName, Bind, Command, Quantities, Target};
+use crate::model::{AppName, Bind, Command, Quantities, StackName, Target};
 use crate::secret::Secret;
+use crate::stack::{Checksum, StackId, StackLocation};
 
 /// A dyno driver of this build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,35 @@ pub enum StopTargets {
     Named(Vec<Target>),
 }
 
+/// What to do with the stacks of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StackCommand {
+    /// Shows them.
+    List {
+        /// As JSON.
+        json: bool,
+    },
+    /// Adds one from a file or URL.
+    Add {
+        /// Its name and version.
+        id: StackId,
+        /// Where it is.
+        from: StackLocation,
+        /// The digest that it must have.
+        checksum: Option<Checksum>,
+    },
+    /// Adds one that the manifest has.
+    AddFromManifest {
+        /// Its name.
+        name: StackName,
+    },
+    /// Removes one.
+    Remove {
+        /// Its name and version.
+        id: StackId,
+    },
+}
+
 /// A command and what it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CliCommand {
@@ -83,6 +113,8 @@ pub enum CliCommand {
         /// Whether to write JSON.
         json: bool,
     },
+    /// Works on the stacks of this host.
+    Stack(StackCommand),
     /// Checks a control file.
     Check {
         /// The file, as it was named.
@@ -115,6 +147,8 @@ pub struct Config {
     pub binds: Vec<Bind>,
     /// Where hsup keeps what must outlive it.
     pub state_dir: PathBuf,
+    /// Where stacks that are not on this host come from.
+    pub stack_manifest: Option<StackLocation>,
     /// How often a source is looked at.
     pub poll_interval: Duration,
     /// How long dynos have between SIGTERM and SIGKILL.

@@ -11,9 +11,9 @@ pub enum ExitCode {
     Ok = 0,
     /// A flag, an argument or a variable is wrong (EX_USAGE).
     Usage = 64,
-    /// The release or the control file is invalid, or the release could not be prepared (EX_DATAERR).
+    /// The release, the control file or a stack is invalid, or the release could not be prepared (EX_DATAERR).
     ReleaseInvalid = 65,
-    /// There is no source of releases, or the one that was chosen cannot be read (EX_NOINPUT).
+    /// There is no source of releases or no such stack, or the one that was chosen cannot be read (EX_NOINPUT).
     NoSource = 66,
     /// No hsup is running that the command could talk to, or which one is meant is not clear
     /// (EX_UNAVAILABLE).
@@ -54,9 +54,9 @@ impl ExitCode {
             Self::Ok => "success",
             Self::Usage => "a flag, an argument or a variable is wrong",
             Self::ReleaseInvalid => {
-                "the release or the control file is invalid, or the release could not be prepared"
+                "the release, the control file or a stack is invalid, or the release could not be prepared"
             }
-            Self::NoSource => "there is no source of releases, or it cannot be read",
+            Self::NoSource => "there is no source of releases or no such stack, or it cannot be read",
             Self::NotRunning => "no hsup is running that the command could talk to",
             Self::Internal => "a fault of hsup itself",
             Self::System => "the operating system refused something that hsup needs",

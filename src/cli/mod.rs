@@ -14,17 +14,21 @@ mod ps_table;
 mod settings;
 mod socket;
 mod source_choice;
+mod stacks;
 mod supervise;
 mod terminal;
 
 pub use args::command;
 pub use check::check;
 pub use clients::{ps, stop};
-pub use config::{CliCommand, CliError, Config, DriverKind, Invocation, StopTargets, UnknownDriver};
+pub use config::{
+    CliCommand, CliError, Config, DriverKind, Invocation, StackCommand, StopTargets, UnknownDriver,
+};
 pub use duration::{HumanDuration, InvalidDuration};
 pub use exit_code::{ExitCode, TABLE};
 pub use parse::{Surroundings, parse, parse_process};
 pub use settings::Problem;
 pub use socket::{FindError, MAX_SOCKET_PATH, SocketChoice, UNNAMED_APP, default_socket, find_running};
 pub use source_choice::SourceChoice;
+pub use stacks::stack;
 pub use supervise::supervise;

@@ -3,21 +3,22 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{CommandArgs, CommandLine, Options};
+use super::args::{CommandArgs, CommandLine, Options, StackArgs};
 use super::settings::{Given, Problem, Reader, Setting, not_empty};
 use super::source_choice::{self, SourceFlags};
 use super::{
     CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, SocketChoice,
-    SourceChoice, StopTargets,
+    SourceChoice, StackCommand, StopTargets,
 };
 use crate::log::{LogConfig, LogFilter};
 use crate::model::{Bind, ProcessType, Quantities, QuantityOverride, Target};
 use crate::secret::Secret;
+use crate::stack::{InvalidLocation, StackLocation};
 
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
 const DRIVER: Setting = Setting { flag: "--dynodriver", variable: "HSUP_DYNODRIVER" };
@@ -29,6 +30,7 @@ const BIND: Setting = Setting { flag: "--bind", variable: "HSUP_BIND" };
 const HEROKU_API_URL: Setting = Setting { flag: "--heroku-api-url", variable: "HSUP_HEROKU_API_URL" };
 const NO_STALE: Setting = Setting { flag: "--no-stale", variable: "HSUP_NO_STALE" };
 const WHOLE_FORMATION: Setting = Setting { flag: "--whole-formation", variable: "HSUP_WHOLE_FORMATION" };
+const STACK_MANIFEST: Setting = Setting { flag: "--stack-manifest", variable: "HSUP_STACK_MANIFEST" };
 const STATE_DIR: Setting = Setting { flag: "--state-dir", variable: "HSUP_STATE_DIR" };
 const POLL_INTERVAL: Setting = Setting { flag: "--poll-interval", variable: "HSUP_POLL_INTERVAL" };
 const STOP_TIMEOUT: Setting = Setting { flag: "--stop-timeout", variable: "HSUP_STOP_TIMEOUT" };
@@ -135,7 +137,8 @@ fn read(
     let source =
         needs_source.then(|| source_choice::choose(reader, flags, &surroundings.directory)).flatten();
     let whole_formation = reader.parsed(WHOLE_FORMATION, options.whole_formation, read_bool);
-    let state_dir = read_state_dir(reader, options.state_dir, needs_source, surroundings);
+    let state_dir = read_state_dir(reader, options.state_dir, needs_state_dir(&command), surroundings);
+    let stack_manifest = read_stack_manifest(reader, options.stack_manifest, surroundings);
     let poll_interval =
         reader.parsed(POLL_INTERVAL, options.poll_interval, |text| read_duration(text, POLL_INTERVALS));
     let stop_timeout =
@@ -143,7 +146,7 @@ fn read(
     let format = reader.parsed(LOG_FORMAT, options.log_format, str::parse);
     let filter = reader.parsed(LOG_LEVEL, options.log_level, str::parse);
     let colour = reader.variable("NO_COLOR").is_none();
-    let command = read_command(reader, command)?;
+    let command = read_command(reader, command, stack_manifest.is_some(), surroundings)?;
     let command = of_this_host(reader, command, source.as_ref(), whole_formation.unwrap_or_default());
     let quiet = matches!(command, CliCommand::Run { .. });
     let default_filter = || if quiet { LogFilter::warnings() } else { LogFilter::default() };
@@ -158,6 +161,7 @@ fn read(
         logplex_url,
         binds,
         state_dir,
+        stack_manifest,
         poll_interval: poll_interval.unwrap_or(DEFAULT_POLL_INTERVAL),
         stop_timeout: stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
         log: LogConfig {
@@ -174,12 +178,31 @@ fn needs_source(command: &CommandArgs) -> bool {
     match command {
         CommandArgs::Start { .. } | CommandArgs::Run { .. } | CommandArgs::Build => true,
         CommandArgs::Ps { .. } | CommandArgs::Stop { .. } | CommandArgs::Check { .. } => false,
-        CommandArgs::Version => false,
+        CommandArgs::Stack { .. } | CommandArgs::Version => false,
     }
 }
 
+/// Whether a command keeps something on this host, or shows what is kept.
+fn needs_state_dir(command: &CommandArgs) -> bool {
+    needs_source(command) || matches!(command, CommandArgs::Stack { .. })
+}
+
+fn read_stack_manifest(
+    reader: &mut Reader<'_>,
+    flag: Option<String>,
+    surroundings: &Surroundings<'_>,
+) -> Option<StackLocation> {
+    let location: StackLocation = reader.parsed(STACK_MANIFEST, flag, str::parse)?;
+    Some(location.below(&surroundings.directory))
+}
+
 /// The command with its arguments checked; none where there is a problem with them.
-fn read_command(reader: &mut Reader<'_>, command: CommandArgs) -> Option<CliCommand> {
+fn read_command(
+    reader: &mut Reader<'_>,
+    command: CommandArgs,
+    has_manifest: bool,
+    surroundings: &Surroundings<'_>,
+) -> Option<CliCommand> {
     match command {
         CommandArgs::Start { quantities } => {
             let quantities: Vec<_> =
@@ -210,7 +233,50 @@ fn read_command(reader: &mut Reader<'_>, command: CommandArgs) -> Option<CliComm
         CommandArgs::Check { file } => {
             reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file })
         }
+        CommandArgs::Stack { command } => {
+            read_stack_command(reader, command, has_manifest, surroundings).map(CliCommand::Stack)
+        }
         CommandArgs::Version => None,
+    }
+}
+
+fn read_stack_command(
+    reader: &mut Reader<'_>,
+    command: StackArgs,
+    has_manifest: bool,
+    surroundings: &Surroundings<'_>,
+) -> Option<StackCommand> {
+    match command {
+        StackArgs::List { json } => Some(StackCommand::List { json }),
+        StackArgs::Add { name, from: None, checksum: _ } => {
+            let name = reader.keep("stack add", name.parse());
+            let source = has_manifest.then_some(()).ok_or(
+                "name a file or URL to add the stack from, or with --stack-manifest a manifest that has it",
+            );
+            reader.keep("stack add", source)?;
+            Some(StackCommand::AddFromManifest { name: name? })
+        }
+        StackArgs::Add { name, from: Some(from), checksum } => {
+            let id = reader.keep("stack add", name.parse());
+            let checksum = checksum.map(|given| reader.keep("--checksum", given.parse()));
+            let from = reader.keep("stack add", read_location(&from))?.below(&surroundings.directory);
+            let checksum = match checksum {
+                Some(checksum) => Some(checksum?),
+                None => None,
+            };
+            Some(StackCommand::Add { id: id?, from, checksum })
+        }
+        StackArgs::Remove { name } => {
+            reader.keep("stack remove", name.parse()).map(|id| StackCommand::Remove { id })
+        }
+    }
+}
+
+/// Reads a location; a path need not be UTF-8.
+fn read_location(given: &OsStr) -> Result<StackLocation, String> {
+    match given.to_str() {
+        Some(text) => text.parse().map_err(|error: InvalidLocation| error.to_string()),
+        None => Ok(StackLocation::Path(given.into())),
     }
 }
 

@@ -18,7 +18,12 @@ pub fn table(status: &StatusResponse, now: SystemTime) -> String {
     }
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(status.dynos.iter().map(|dyno| row(dyno, now)));
-    let widths: [usize; HEADINGS.len()] = std::array::from_fn(|column| {
+    align(&rows)
+}
+
+/// A table whose columns are as wide as they need to be; each line ends with a newline.
+pub(super) fn align<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
     });
     rows.iter().map(|row| line(row, &widths)).collect()

@@ -233,6 +233,7 @@ impl Source {
             CliCommand::Build
             | CliCommand::Ps { .. }
             | CliCommand::Stop { .. }
+            | CliCommand::Stack(_)
             | CliCommand::Check { .. } => Action::Build,
         };
         let (one_shot, start_number) = (config.one_shot, config.start_number);
@@ -270,6 +271,7 @@ fn patience(config: &Config) -> Patience {
         | CliCommand::Build
         | CliCommand::Ps { .. }
         | CliCommand::Stop { .. }
+        | CliCommand::Stack(_)
         | CliCommand::Check { .. } => Patience::ForOne,
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::cli::{DriverKind, ExitCode};
 use crate::log::LogFormat;
 use crate::model::Quantities;
+use crate::stack::StackId;
 
 /// A directory to call hsup in, and an environment.
 struct Case {
@@ -87,6 +88,7 @@ fn everything_has_its_default() {
         logplex_url: None,
         binds: vec![],
         state_dir: "/home/me/.local/state/hsup".into(),
+        stack_manifest: None,
         poll_interval: Duration::from_secs(10),
         stop_timeout: Duration::from_secs(30),
         log: LogConfig::default(),
@@ -107,6 +109,7 @@ fn variables_say_what_flags_say() {
         .with("HSUP_BIND", "/srv/a:/a, /b")
         .with("HSUP_CONTROL_DIR", "control")
         .with("HSUP_STATE_DIR", "state")
+        .with("HSUP_STACK_MANIFEST", "stacks.yml")
         .with("HSUP_POLL_INTERVAL", "1m")
         .with("HSUP_STOP_TIMEOUT", "0s")
         .with("HSUP_LOG_FORMAT", "json")
@@ -116,7 +119,7 @@ fn variables_say_what_flags_say() {
     let by_variables = case.config(&["build"]);
     let flags = "-a shop -d abspath -s none --oneshot --start-number 3 --logplex-url \
                  https://t:pw@logs.example.com/logs --bind /srv/a:/a --bind /b --control-dir control \
-                 --state-dir state --poll-interval 1m --stop-timeout 0s --log-format json --log-level hsup=debug";
+                 --state-dir state --stack-manifest stacks.yml --poll-interval 1m --stop-timeout 0s --log-format json --log-level hsup=debug";
     let mut line: Vec<_> = flags.split_whitespace().collect();
     line.push("build");
     let bare =
@@ -126,6 +129,7 @@ fn variables_say_what_flags_say() {
     assert_eq!(by_variables.log.format, LogFormat::Json);
     assert!(!by_variables.log.colour);
     assert_eq!(by_variables.state_dir, bare.path("state"));
+    assert_eq!(by_variables.stack_manifest, Some(StackLocation::Path(bare.path("stacks.yml"))));
 }
 
 #[test]
@@ -391,5 +395,29 @@ fn the_password_of_the_log_url_is_shown_nowhere() {
     for bad in ["hunter2", "ftp://t:hunter2@h/", "https://t:hunter2@", "https://"] {
         let error = Case::app().parse(&["--logplex-url", bad, "build"]).unwrap_err().to_string();
         assert!(!error.contains("hunter2") && error.starts_with("--logplex-url: "), "{error}");
+    }
+}
+
+#[test]
+fn stacks_are_named_with_their_version_and_manifests_know_the_newest() {
+    let case = Case::empty();
+    let command = |line: &[&str]| {
+        let CliCommand::Stack(command) = case.config(line).command else { panic!("{line:?}") };
+        command
+    };
+    let id: StackId = "heroku-24-v3".parse().unwrap();
+    assert_eq!(command(&["stack", "list", "--json"]), StackCommand::List { json: true });
+    let from = StackLocation::Path(case.path("x.img"));
+    let add = StackCommand::Add { id: id.clone(), from, checksum: None };
+    assert_eq!(command(&["stack", "add", "heroku-24-v3", "x.img"]), add);
+    let by_manifest = command(&["stack", "add", "heroku-24", "--stack-manifest", "https://h/m.yml"]);
+    assert_eq!(by_manifest, StackCommand::AddFromManifest { name: "heroku-24".parse().unwrap() });
+    assert_eq!(command(&["stack", "remove", "heroku-24-v3"]), StackCommand::Remove { id });
+    let none = "stack add: name a file or URL to add the stack from, or with --stack-manifest a manifest that has it";
+    case.refuses(&["stack", "add", "heroku-24"], ExitCode::Usage, &[none]);
+    let none = "stack remove: \"heroku\" names no stack: write NAME-VERSION, as in heroku-24-v3";
+    case.refuses(&["stack", "remove", "heroku"], ExitCode::Usage, &[none]);
+    for line in [&["stack"][..], &["stack", "add"], &["stack", "add", "x", "--checksum", "SHA256:1"]] {
+        assert!(matches!(case.parse(line), Err(CliError::Grammar(_)) | Ok(Invocation::Print(_))), "{line:?}");
     }
 }
