@@ -5,7 +5,7 @@
 
 driver ?= simple
 CARGO ?= cargo
-packages = bash bsdutils gcc gzip libc6-dev python3 tar util-linux
+packages = bash bsdutils coreutils e2fsprogs gcc gzip libc6-dev mount python3 squashfs-tools tar util-linux
 
 .PHONY: run build release test setup lint doc unit ftest ftest-simple ftest-abspath clean
 
