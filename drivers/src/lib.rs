@@ -19,6 +19,7 @@ mod driver;
 mod exit;
 pub mod guardian;
 pub mod ledger;
+pub mod native;
 pub mod process;
 mod simple;
 mod subprocess;

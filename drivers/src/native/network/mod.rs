@@ -1,0 +1,12 @@
+//! A dyno's own network: a /30, a veth pair, routes, the rules between dynos and the world, and its resolver.
+//!
+//! Everything here is synchronous, talks to the kernel over netlink and runs no program. Nothing here decides
+//! which dyno gets which subnet, and nothing remembers what was made: that is the ledger's.
+
+mod resolver;
+mod settings;
+mod subnet;
+
+pub use resolver::{Resolver, resolver};
+pub use settings::{ExtraInterface, Gateway, Interface, Route, RouteError, Routes, SettingError};
+pub use subnet::{Block, BlockError, Subnet, SubnetError};
