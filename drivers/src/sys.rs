@@ -358,3 +358,44 @@ pub fn attach_loop_device(device: BorrowedFd<'_>, file: BorrowedFd<'_>, name: &[
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+// The network of native dynos.
+
+/// Switches an option of a netlink socket on, as `NETLINK_EXT_ACK`.
+///
+/// # Errors
+/// If the kernel does not know it, or the descriptor is no netlink socket.
+pub fn set_netlink_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    const LENGTH: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the call reads `LENGTH` bytes of `on`, which it is the length of.
+    match unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), LENGTH)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The index of an interface in the network namespace of a socket.
+///
+/// # Errors
+/// `ENODEV` if there is none of that name, as for one that is too long.
+pub fn interface_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    // SAFETY: all fields are integers, pointers or arrays of integers, which may be zero.
+    let mut request = unsafe { MaybeUninit::<libc::ifreq>::zeroed().assume_init() };
+    // The last byte stays the NUL that ends the name.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = byte as c_char;
+    }
+    // SAFETY: SIOCGIFINDEX reads the name, which ends with a NUL, and writes the index to the same place.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX as libc::Ioctl, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has succeeded and has filled this field of the union.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).map_err(io::Error::other)
+}

@@ -3,10 +3,20 @@
 //! Everything here is synchronous, talks to the kernel over netlink and runs no program. Nothing here decides
 //! which dyno gets which subnet, and nothing remembers what was made: that is the ledger's.
 
+mod link;
+mod netlink;
+pub mod nft;
 mod resolver;
 mod settings;
 mod subnet;
+#[cfg(test)]
+mod tests;
 
+pub use link::{
+    Allow, ExtraKind, HostLink, Links, configure_inside, connect, connect_extra, disconnect, forwarding,
+    host_links,
+};
+pub use netlink::NetworkError;
 pub use resolver::{Resolver, resolver};
 pub use settings::{ExtraInterface, Gateway, Interface, Route, RouteError, Routes, SettingError};
 pub use subnet::{Block, BlockError, Subnet, SubnetError};

@@ -1,0 +1,384 @@
+//! The packet filter's rules for dynos: one table of nf_tables, the same for all dynos and replaced as a whole.
+//!
+//! A dyno is known by the [group](super::Allow::group) of its link, so that the rules do not change when dynos
+//! start and stop. Other tables are not touched, and what they drop stays dropped.
+
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use super::link::{DYNOS, GROUP, METADATA};
+use super::netlink::{APPEND, CREATE, Message, NetworkError, Socket, Step};
+
+/// The table's name.
+const TABLE: &str = "hsup";
+
+/// The bits of a group that are the same for all dynos.
+const ANY: u32 = !(DYNOS | METADATA);
+
+// Attributes, as named in `linux/netfilter/nf_tables.h`.
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_TYPE: u16 = 7;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_EXPRESSIONS: u16 = 4;
+const NFTA_RULE_USERDATA: u16 = 7;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+const NFTA_VERDICT_CODE: u16 = 1;
+const NFTA_META_DREG: u16 = 1;
+const NFTA_META_KEY: u16 = 2;
+const NFTA_CT_DREG: u16 = 1;
+const NFTA_CT_KEY: u16 = 2;
+const NFTA_BITWISE_SREG: u16 = 1;
+const NFTA_BITWISE_DREG: u16 = 2;
+const NFTA_BITWISE_LEN: u16 = 3;
+const NFTA_BITWISE_MASK: u16 = 4;
+const NFTA_BITWISE_XOR: u16 = 5;
+const NFTA_CMP_SREG: u16 = 1;
+const NFTA_CMP_OP: u16 = 2;
+const NFTA_CMP_DATA: u16 = 3;
+const NFTA_PAYLOAD_DREG: u16 = 1;
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NFTA_PAYLOAD_LEN: u16 = 4;
+const NFTA_FIB_DREG: u16 = 1;
+const NFTA_FIB_RESULT: u16 = 2;
+const NFTA_FIB_FLAGS: u16 = 3;
+const NFTA_FIB_F_SADDR: i32 = 1;
+const NFTA_FIB_F_DADDR: i32 = 2;
+const NFTA_FIB_F_IIF: i32 = 8;
+const NFT_FIB_RESULT_OIF: i32 = 1;
+const NFT_FIB_RESULT_ADDRTYPE: i32 = 3;
+const NFTA_IMMEDIATE_DREG: u16 = 1;
+const NFTA_IMMEDIATE_DATA: u16 = 2;
+const NFTA_NAT_TYPE: u16 = 1;
+const NFTA_NAT_FAMILY: u16 = 2;
+const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+
+/// The states of a connection that has been let through before: `ESTABLISHED` and `RELATED`, as `NF_CT_STATE_BIT`
+/// numbers them. What has no connection is in neither.
+const LET_THROUGH: u32 = 2 | 4;
+
+/// Where the destination address is in an IPv4 header.
+const DESTINATION: i32 = 16;
+/// Where the destination port is in the headers of TCP and UDP.
+const DESTINATION_PORT: i32 = 2;
+
+/// The port of name servers.
+const DOMAIN: u16 = 53;
+
+/// Installs the rules, in place of those that are there, in one step.
+///
+/// - A dyno sends from its own address only, and to none of the host's loopback addresses.
+/// - Unless it is [allowed](super::Allow), it reaches no link-local address, and opens no connection to a dyno.
+/// - What it sends to the world outside comes from the host's address.
+/// - With a [stub](super::Resolver::stub), what it asks the host on the port of name servers is handed on to that.
+///
+/// # Errors
+/// If the kernel refuses a step, which is named; the rules are as they were then.
+pub fn install(stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+    // To delete a table that is not there is an error; to add one that is there is none.
+    let mut steps = vec![
+        Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
+        Step::new("clear the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
+        Step::new("create the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
+    ];
+    for (chain, rules) in ruleset(stub) {
+        steps.push(Step::new(format!("create the chain {} of nf_tables", chain.name), chain.message()));
+        for rule in rules {
+            steps.push(Step::new(format!("create the rule {:?} of nf_tables", rule.0), rule.message(&chain)));
+        }
+    }
+    commit(steps)
+}
+
+/// Removes the rules, if they are there.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn uninstall() -> Result<(), NetworkError> {
+    commit(vec![
+        Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
+        Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
+    ])
+}
+
+/// Whether the rules are there.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn is_installed() -> Result<bool, NetworkError> {
+    let question = Step::new("look for the table hsup of nf_tables", table(libc::NFT_MSG_GETTABLE, 0));
+    match Socket::open(SockProtocol::NetlinkNetFilter)?.perform(vec![question]) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Performs all steps or none.
+fn commit(steps: Vec<Step>) -> Result<(), NetworkError> {
+    let bound =
+        |kind: i32| Message::new(kind as u16, 0, &header(libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16));
+    let begin = Step::new("change nf_tables", bound(libc::NFNL_MSG_BATCH_BEGIN));
+    let end = Step::new("finish the change of nf_tables", bound(libc::NFNL_MSG_BATCH_END)).unanswered();
+    let steps = std::iter::once(begin).chain(steps).chain([end]).collect();
+    Socket::open(SockProtocol::NetlinkNetFilter)?.perform(steps)
+}
+
+/// A chain: a name, and where in a packet's way through the kernel it stands.
+struct Chain {
+    name: &'static str,
+    kind: &'static str,
+    hook: i32,
+    priority: i32,
+}
+
+/// Before connections are tracked and addresses translated, so that it sees what the dyno has sent.
+const PREROUTING: Chain = Chain {
+    name: "prerouting",
+    kind: "filter",
+    hook: libc::NF_INET_PRE_ROUTING,
+    priority: libc::NF_IP_PRI_RAW,
+};
+/// On the way from one link to another.
+const FORWARD: Chain =
+    Chain { name: "forward", kind: "filter", hook: libc::NF_INET_FORWARD, priority: libc::NF_IP_PRI_FILTER };
+/// Before it is decided where a packet goes.
+const RESOLVER: Chain = Chain {
+    name: "resolver",
+    kind: "nat",
+    hook: libc::NF_INET_PRE_ROUTING,
+    priority: libc::NF_IP_PRI_NAT_DST,
+};
+/// On the way out of the host.
+const POSTROUTING: Chain = Chain {
+    name: "postrouting",
+    kind: "nat",
+    hook: libc::NF_INET_POST_ROUTING,
+    priority: libc::NF_IP_PRI_NAT_SRC,
+};
+
+impl Chain {
+    fn message(&self) -> Message {
+        message(libc::NFT_MSG_NEWCHAIN, CREATE)
+            .text(NFTA_CHAIN_TABLE, TABLE)
+            .text(NFTA_CHAIN_NAME, self.name)
+            .nested(NFTA_CHAIN_HOOK, |hook| {
+                hook.with(NFTA_HOOK_HOOKNUM, &self.hook.to_be_bytes())
+                    .with(NFTA_HOOK_PRIORITY, &self.priority.to_be_bytes())
+            })
+            .text(NFTA_CHAIN_TYPE, self.kind)
+    }
+}
+
+/// All rules, by their chains.
+fn ruleset(stub: Option<Ipv4Addr>) -> Vec<(Chain, Vec<Rule>)> {
+    let resolver = |stub: Ipv4Addr| {
+        let ask = |protocol: i32| {
+            Rule::new("name servers", &[from_dynos(ANY), to_port(protocol, DOMAIN), to_host(), hand_on(stub)])
+        };
+        (RESOLVER, vec![ask(libc::IPPROTO_UDP), ask(libc::IPPROTO_TCP)])
+    };
+    let prerouting = vec![
+        // With routes to loopback addresses, which a stub needs, all of the host's services there would be open.
+        Rule::new("no loopback addresses", &[from_dynos(ANY), destination(&[127]), vec![drop_it()]]),
+        Rule::new("no addresses of others", &[from_dynos(ANY), no_way_back(), vec![drop_it()]]),
+        Rule::new(
+            "no metadata service",
+            &[from_dynos(ANY | METADATA), destination(&[169, 254]), vec![drop_it()]],
+        ),
+    ];
+    // Replies pass, so that who is allowed to reach dynos is answered by those that are not.
+    let between = Rule::new(
+        "no other dynos",
+        &[from_dynos(ANY | DYNOS), to_dynos(true), not_let_through(), vec![drop_it()]],
+    );
+    let outside = Rule::new("to the world outside", &[from_dynos(ANY), to_dynos(false), vec![masquerade()]]);
+    let mut ruleset = vec![(PREROUTING, prerouting), (FORWARD, vec![between])];
+    ruleset.extend(stub.map(resolver));
+    ruleset.push((POSTROUTING, vec![outside]));
+    ruleset
+}
+
+/// A rule: what is said of it to who lists the rules, and its expressions, each the end of all if it does not hold.
+struct Rule(&'static str, Vec<Expression>);
+
+impl Rule {
+    fn new(comment: &'static str, expressions: &[Vec<Expression>]) -> Self {
+        Self(comment, expressions.concat())
+    }
+
+    fn message(self, chain: &Chain) -> Message {
+        let Self(comment, expressions) = self;
+        // A comment is an entry of its own encoding: its kind (0), its length and the text with a NUL.
+        let length = u8::try_from(comment.len() + 1).expect("comments are short");
+        let comment = [&[0, length], comment.as_bytes(), &[0]].concat();
+        message(libc::NFT_MSG_NEWRULE, CREATE | APPEND)
+            .text(NFTA_RULE_TABLE, TABLE)
+            .text(NFTA_RULE_CHAIN, chain.name)
+            .nested(NFTA_RULE_EXPRESSIONS, |list| {
+                expressions.into_iter().fold(list, |list, Expression(name, attributes)| {
+                    list.nested(NFTA_LIST_ELEM, |element| {
+                        element.text(NFTA_EXPR_NAME, name).nested(NFTA_EXPR_DATA, |data| {
+                            attributes.into_iter().fold(data, |data, value| value.write(data))
+                        })
+                    })
+                })
+            })
+            .with(NFTA_RULE_USERDATA, &comment)
+    }
+}
+
+/// An instruction of the packet filter's machine. All work on one register.
+#[derive(Clone)]
+struct Expression(&'static str, Vec<Value>);
+
+/// An attribute of an expression.
+#[derive(Clone)]
+enum Value {
+    /// A number.
+    Number(u16, i32),
+    /// What a register is compared or combined with, or filled with.
+    Data(u16, Vec<u8>),
+    /// What becomes of the packet.
+    Verdict(u16, i32),
+}
+
+impl Value {
+    fn write(self, message: Message) -> Message {
+        match self {
+            Self::Number(kind, number) => message.with(kind, &number.to_be_bytes()),
+            Self::Data(kind, bytes) => message.nested(kind, |data| data.with(NFTA_DATA_VALUE, &bytes)),
+            Self::Verdict(kind, code) => message.nested(kind, |data| {
+                data.nested(NFTA_DATA_VERDICT, |verdict| verdict.with(NFTA_VERDICT_CODE, &code.to_be_bytes()))
+            }),
+        }
+    }
+}
+
+use Value::{Data, Number, Verdict};
+
+/// The packet comes from a dyno, and these bits of its group are those of [`GROUP`].
+fn from_dynos(bits: u32) -> Vec<Expression> {
+    vec![meta(libc::NFT_META_IIFGROUP), and(bits), compare(libc::NFT_CMP_EQ, &GROUP.to_ne_bytes())]
+}
+
+/// The packet goes to a dyno, or does not.
+fn to_dynos(does: bool) -> Vec<Expression> {
+    let operator = if does { libc::NFT_CMP_EQ } else { libc::NFT_CMP_NEQ };
+    vec![meta(libc::NFT_META_OIFGROUP), and(ANY), compare(operator, &GROUP.to_ne_bytes())]
+}
+
+/// It goes to an address that begins with these bytes.
+fn destination(bytes: &[u8]) -> Vec<Expression> {
+    let base = libc::NFT_PAYLOAD_NETWORK_HEADER;
+    vec![payload(base, DESTINATION, bytes.len()), compare(libc::NFT_CMP_EQ, bytes)]
+}
+
+/// It goes to a port.
+fn to_port(protocol: i32, port: u16) -> Vec<Expression> {
+    let port = port.to_be_bytes();
+    vec![
+        meta(libc::NFT_META_L4PROTO),
+        compare(libc::NFT_CMP_EQ, &[protocol as u8]),
+        payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, DESTINATION_PORT, port.len()),
+        compare(libc::NFT_CMP_EQ, &port),
+    ]
+}
+
+/// It goes to an address of this host.
+fn to_host() -> Vec<Expression> {
+    let local = u32::from(libc::RTN_LOCAL).to_ne_bytes();
+    vec![fib(NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR), compare(libc::NFT_CMP_EQ, &local)]
+}
+
+/// An answer to it would not go out by the link that it came in by.
+fn no_way_back() -> Vec<Expression> {
+    let none = 0_u32.to_ne_bytes();
+    vec![fib(NFT_FIB_RESULT_OIF, NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF), compare(libc::NFT_CMP_EQ, &none)]
+}
+
+/// It belongs to no connection that has been let through before.
+fn not_let_through() -> Vec<Expression> {
+    let register = Number(NFTA_CT_DREG, libc::NFT_REG_1);
+    let state = Expression("ct", vec![register, Number(NFTA_CT_KEY, libc::NFT_CT_STATE)]);
+    vec![state, and(LET_THROUGH), compare(libc::NFT_CMP_EQ, &0_u32.to_ne_bytes())]
+}
+
+/// It goes to this address instead.
+fn hand_on(address: Ipv4Addr) -> Vec<Expression> {
+    let register = Number(NFTA_IMMEDIATE_DREG, libc::NFT_REG_1);
+    let fill = Expression("immediate", vec![register, Data(NFTA_IMMEDIATE_DATA, address.octets().to_vec())]);
+    let translate = vec![
+        Number(NFTA_NAT_TYPE, libc::NFT_NAT_DNAT),
+        Number(NFTA_NAT_FAMILY, libc::NFPROTO_IPV4),
+        Number(NFTA_NAT_REG_ADDR_MIN, libc::NFT_REG_1),
+    ];
+    vec![fill, Expression("nat", translate)]
+}
+
+/// It comes from the address of the link that it goes out by instead.
+fn masquerade() -> Expression {
+    Expression("masq", Vec::new())
+}
+
+fn drop_it() -> Expression {
+    let register = Number(NFTA_IMMEDIATE_DREG, libc::NFT_REG_VERDICT);
+    Expression("immediate", vec![register, Verdict(NFTA_IMMEDIATE_DATA, libc::NF_DROP)])
+}
+
+fn meta(key: i32) -> Expression {
+    Expression("meta", vec![Number(NFTA_META_DREG, libc::NFT_REG_1), Number(NFTA_META_KEY, key)])
+}
+
+fn payload(base: i32, offset: i32, length: usize) -> Expression {
+    let length = i32::try_from(length).expect("no field of a packet's header is that long");
+    let part = [
+        Number(NFTA_PAYLOAD_BASE, base),
+        Number(NFTA_PAYLOAD_OFFSET, offset),
+        Number(NFTA_PAYLOAD_LEN, length),
+    ];
+    Expression("payload", [vec![Number(NFTA_PAYLOAD_DREG, libc::NFT_REG_1)], part.to_vec()].concat())
+}
+
+fn fib(result: i32, flags: i32) -> Expression {
+    let register = Number(NFTA_FIB_DREG, libc::NFT_REG_1);
+    Expression("fib", vec![register, Number(NFTA_FIB_RESULT, result), Number(NFTA_FIB_FLAGS, flags)])
+}
+
+/// Keeps these bits of a register of 4 bytes.
+fn and(bits: u32) -> Expression {
+    let registers = [Number(NFTA_BITWISE_SREG, libc::NFT_REG_1), Number(NFTA_BITWISE_DREG, libc::NFT_REG_1)];
+    let operands = [Data(NFTA_BITWISE_MASK, bits.to_ne_bytes().to_vec()), Data(NFTA_BITWISE_XOR, vec![0; 4])];
+    Expression("bitwise", [&registers[..], &[Number(NFTA_BITWISE_LEN, 4)], &operands].concat())
+}
+
+fn compare(operator: i32, with: &[u8]) -> Expression {
+    let operands = [Number(NFTA_CMP_SREG, libc::NFT_REG_1), Number(NFTA_CMP_OP, operator)];
+    Expression("cmp", [&operands[..], &[Data(NFTA_CMP_DATA, with.to_vec())]].concat())
+}
+
+fn table(kind: i32, flags: u16) -> Message {
+    message(kind, flags).text(NFTA_TABLE_NAME, TABLE)
+}
+
+fn message(kind: i32, flags: u16) -> Message {
+    Message::new((libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16, flags, &header(libc::NFPROTO_IPV4, 0))
+}
+
+/// `struct nfgenmsg`.
+fn header(family: i32, resource: u16) -> [u8; 4] {
+    let [high, low] = resource.to_be_bytes();
+    [family as u8, 0, high, low]
+}
