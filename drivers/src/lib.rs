@@ -19,6 +19,7 @@ mod driver;
 mod exit;
 pub mod guardian;
 pub mod ledger;
+pub mod limits;
 pub mod native;
 pub mod process;
 mod simple;
@@ -32,4 +33,5 @@ pub use driver::{
     SignalError, StartError, Stdio,
 };
 pub use exit::Exit;
+pub use limits::{LimitError, Limits};
 pub use simple::Simple;
