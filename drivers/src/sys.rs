@@ -6,6 +6,8 @@ use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 use nix::unistd::{ForkResult, Pid};
@@ -398,4 +400,22 @@ pub fn interface_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
     // SAFETY: the call has succeeded and has filled this field of the union.
     let index = unsafe { request.ifr_ifru.ifru_ifindex };
     u32::try_from(index).map_err(io::Error::other)
+}
+
+// cgroups
+
+/// An extended attribute of a file, of at most 64 bytes.
+///
+/// # Errors
+/// `ENODATA` if the file has none of that name, `ENOTSUP` if its file system has none at all, `ERANGE` if it is
+/// longer.
+pub fn extended_attribute(path: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let (path, name) = (CString::new(path.as_os_str().as_bytes())?, CString::new(name)?);
+    let mut value = [0u8; 64];
+    let place = value.as_mut_ptr().cast();
+    // SAFETY: both strings end with NUL and live until the call returns, which writes no more to `value` than it
+    // is told that there is room for.
+    let length = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), place, value.len()) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    Ok(value.iter().take(length).copied().collect())
 }
