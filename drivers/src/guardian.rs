@@ -31,6 +31,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2};
 use tokio::io::unix::AsyncFd;
 
+use crate::owner::Owner;
 use crate::{Exit, process as proc, sys};
 
 /// The environment variable that marks the processes of a run: `HSUP_RUN=<instance>/<dyno>.<run>`.
@@ -92,7 +93,7 @@ impl Guardian {
         Self {
             pid: None,
             dead: AtomicBool::new(true),
-            instance: instance(process::id()),
+            instance: Owner::me().to_string(),
             runs: AtomicU64::new(0),
             known: Mutex::default(),
             open_files: u64::MAX,
@@ -107,7 +108,7 @@ impl Guardian {
         Ok(Self {
             pid: Some(pid),
             dead: AtomicBool::new(false),
-            instance: instance(pid),
+            instance: Owner::of(pid).to_string(),
             runs: AtomicU64::new(0),
             known: Mutex::default(),
             open_files,
@@ -216,21 +217,6 @@ impl Listener {
             }
         }
     }
-}
-
-/// `<boot id>-<pid namespace>-<pid>-<start time>`.
-fn instance(pid: u32) -> String {
-    format!("{}-{pid}-{}", place(), proc::stat(pid).map_or(0, |stat| stat.start_time))
-}
-
-/// What pids of ours mean something in: this boot of the host, and this pid namespace. A container that shares a
-/// state dir with its host shares the boot and not the namespace.
-pub(crate) fn place() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let namespace: String = namespace.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-    format!("{boot}-{namespace}")
 }
 
 /// Each dyno takes three descriptors, and the usual soft limit of 1024 stems from select(2), which hsup does

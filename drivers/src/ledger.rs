@@ -10,9 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::guardian::{Guardian, MARK, place};
+use crate::guardian::{Guardian, MARK};
+use crate::owner::{Owner, OwnerState, Place};
 use crate::{KillSignal, process, sys};
 
 /// How long to wait for the processes that a dead hsup left behind to be gone once they are killed.
@@ -56,8 +55,7 @@ pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), Le
     for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
         let entry = entry.map_err(failed("read", &dir))?;
         let name = entry.file_name();
-        let ours = |name: &&str| is_of_this_place(name) && !is_running(name);
-        let Some(instance) = name.to_str().filter(ours) else { continue };
+        let Some(instance) = name.to_str().filter(|name| is_dead(name)) else { continue };
         wait_for_owner(&fs::read_to_string(entry.path()).unwrap_or_default());
         killed += kill_marked(&format!("{instance}/"));
         match fs::remove_file(entry.path()) {
@@ -80,33 +78,19 @@ fn wait_for_owner(owner: &str) {
     let Some((pid, start_time)) = owner.split_once(' ') else { return };
     let (Ok(pid), Ok(start_time)) = (pid.parse(), start_time.parse::<u64>()) else { return };
     let Ok(pidfd) = sys::pidfd_open(pid) else { return };
-    if process::stat(pid).is_some_and(|stat| stat.start_time == start_time) && !ends_soon(&pidfd) {
+    if process::stat(pid).is_some_and(|stat| stat.start_time == start_time)
+        && !process::ends_within(pidfd.as_fd(), KILLED)
+    {
         tracing::error!("an hsup whose guardian was killed does not end: process {pid}");
     }
 }
 
-/// Whether a process ends within `KILLED`.
-fn ends_soon(pidfd: &OwnedFd) -> bool {
-    let timeout = PollTimeout::try_from(KILLED).unwrap_or(PollTimeout::MAX);
-    matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout), Ok(1..))
-}
-
-/// Whether the pids of that instance are pids of this pid namespace, or were before the host was booted anew. Of
-/// others nothing can be known from here.
-fn is_of_this_place(instance: &str) -> bool {
-    let place = place();
-    let same_boot = instance.split('-').next() == place.split('-').next();
-    !same_boot || instance.starts_with(&format!("{place}-"))
-}
-
-/// Whether the guardian of that instance is alive.
-fn is_running(instance: &str) -> bool {
-    let mut parts = instance.rsplit('-');
-    let start_time = parts.next().and_then(|text| text.parse().ok());
-    let pid = parts.next().and_then(|text| text.parse().ok());
-    pid.is_some_and(|pid| {
-        process::is_alive(pid) && process::stat(pid).map(|stat| stat.start_time) == start_time
-    })
+/// Whether the guardian of that instance is dead. A name that is none says nothing of an hsup of this boot.
+fn is_dead(instance: &str) -> bool {
+    match instance.parse::<Owner>() {
+        Ok(guardian) => guardian.state() == OwnerState::Dead,
+        Err(_) => instance.split('-').next() != Some(Place::here().boot.as_str()),
+    }
 }
 
 /// Kills every process that was started with such a mark, until none is left or `KILLED` has passed.
@@ -120,8 +104,7 @@ fn kill_marked(mark: &str) -> usize {
         }
         killed += left.len();
         for pidfd in left {
-            let timeout = PollTimeout::try_from(KILLED).unwrap_or(PollTimeout::MAX);
-            if !matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout), Ok(1..)) {
+            if !process::ends_within(pidfd.as_fd(), KILLED) {
                 tracing::error!(
                     "a process that a dead hsup left behind cannot be killed; see ps -e for state D"
                 );
@@ -150,6 +133,10 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+
+    fn place() -> String {
+        Place::here().to_string()
+    }
 
     fn marked_sleep(instance: &str) -> Child {
         Command::new("sleep").arg("600").env(MARK, format!("{instance}/web.1.0")).spawn().unwrap()

@@ -21,6 +21,7 @@ pub mod guardian;
 pub mod ledger;
 pub mod limits;
 pub mod native;
+pub mod owner;
 pub mod process;
 mod simple;
 mod subprocess;

@@ -1,9 +1,13 @@
-//! What /proc tells of processes. Read only; a process that goes away meanwhile is simply not there.
+//! What the kernel tells of processes. Read only; a process that goes away meanwhile is simply not there.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A process as `/proc/PID/stat` describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,20 @@ impl Stat {
 /// Whether there is such a process and it has not ended.
 pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|stat| stat.is_alive(pid))
+}
+
+/// Waits for the process of a pidfd to end, so long; whether it has.
+pub fn ends_within(pidfd: BorrowedFd<'_>, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            Ok(ready) => return ready > 0,
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Reads `/proc/PID/stat`.

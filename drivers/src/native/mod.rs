@@ -2,4 +2,17 @@
 //! daemon.
 
 pub mod cgroup;
+pub mod claims;
+mod files;
+mod finding;
+pub mod ledger;
+pub mod mountinfo;
 pub mod network;
+pub mod reconcile;
+pub mod remove_tree;
+mod scan;
+#[cfg(test)]
+mod testing;
+pub mod undo;
+
+pub use crate::owner;
