@@ -12,7 +12,7 @@ use crate::command::{c_string, shell_line};
 use crate::guardian::Guardian;
 use crate::simple::{DEFAULT_PATH, environment, host_address, shell};
 use crate::subprocess::{Program, Subprocess};
-use crate::{BoxFuture, BuildError, BuildSpec, DynoDriver, DynoSpec, Network, Run, StartError};
+use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
 /// What the shell of a dyno does before it becomes the command: the stack's and the app's profiles.
 const PROFILE: &str = r#"for profile in /etc/profile.d/*.sh "$HOME"/.profile.d/*.sh; do
@@ -125,7 +125,7 @@ impl DynoDriver for AbsPath {
         true
     }
 
-    fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
+    fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>> {
         let (app_dir, binds) = (self.app_dir.clone(), self.binds.clone());
         Box::pin(async move {
             let slug_dir = spec.slug_dir.clone().ok_or(BuildError::NoSlug { driver: "abspath" })?;
@@ -134,7 +134,8 @@ impl DynoDriver for AbsPath {
                 binds.iter().try_for_each(|(host, inside)| bind(host, inside))
             };
             let installed = tokio::task::spawn_blocking(install).await;
-            installed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            installed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+            Ok(Built::default())
         })
     }
 

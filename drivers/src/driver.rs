@@ -32,6 +32,13 @@ pub struct BuildSpec {
     pub slug_dir: Option<PathBuf>,
 }
 
+/// What a driver has made of a release: plain data, which goes with every start of one of its dynos.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Built {
+    /// The folder whose files are at `/app`, which all dynos share.
+    pub app_dir: Option<PathBuf>,
+}
+
 /// What a driver starts a run of a dyno from.
 #[derive(Clone, Debug)]
 pub struct DynoSpec {
@@ -39,6 +46,8 @@ pub struct DynoSpec {
     pub name: String,
     /// The command: one shell command line, or words that are joined to one.
     pub command: Arc<[String]>,
+    /// What the driver has made of the release.
+    pub built: Arc<Built>,
     /// The environment that the release and hsup give the dyno; the driver adds its own defaults below it.
     pub env: Arc<[(String, String)]>,
     /// The port that the dyno is to listen on, handed over as `PORT`.
@@ -209,7 +218,7 @@ pub trait DynoDriver: Send + Sync {
     fn needs_slug(&self) -> bool;
 
     /// Prepares a release, once, before its first dyno starts and while dynos of the release before still run.
-    fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>>;
+    fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>>;
 
     /// Starts a run of a dyno. Bounded in time; not to be cancelled.
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>>;

@@ -30,8 +30,8 @@ pub mod sys;
 
 pub use abspath::AbsPath;
 pub use driver::{
-    BoxFuture, BuildError, BuildSpec, DynoDriver, DynoSpec, KillSignal, MainExit, Network, Output, Run,
-    SignalError, StartError, Stdio,
+    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, KillSignal, MainExit, Network, Output,
+    Run, SignalError, StartError, Stdio,
 };
 pub use exit::Exit;
 pub use limits::{LimitError, Limits};

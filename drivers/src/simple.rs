@@ -14,7 +14,7 @@ use nix::net::if_::InterfaceFlags;
 use crate::command::{c_string, find_program, plain_words, shell_line};
 use crate::guardian::Guardian;
 use crate::subprocess::{Program, Subprocess};
-use crate::{BoxFuture, BuildError, BuildSpec, DynoDriver, DynoSpec, Network, Run, StartError};
+use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
 /// Where programs are looked for when neither the release nor hsup has a `PATH`.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -105,8 +105,8 @@ impl DynoDriver for Simple {
         false
     }
 
-    fn build<'a>(&'a self, _spec: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
-        Box::pin(async { Ok(()) })
+    fn build<'a>(&'a self, _spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>> {
+        Box::pin(async { Ok(Built::default()) })
     }
 
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {

@@ -21,6 +21,7 @@ impl Bench {
             spec: DynoSpec {
                 name: "web.1".to_owned(),
                 command: Arc::from(["true".to_owned()]),
+                built: Arc::default(),
                 env: Arc::from([]),
                 port: 5000,
                 stdio: Stdio::Pipes,

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use hsup_drivers::{
-    BoxFuture, BuildError, BuildSpec, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Network, Output, Run,
-    SignalError, StartError,
+    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Network,
+    Output, Run, SignalError, StartError,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -105,10 +105,10 @@ impl DynoDriver for Scripted {
         false
     }
 
-    fn build<'a>(&'a self, _: &'a BuildSpec) -> BoxFuture<'a, Result<(), BuildError>> {
+    fn build<'a>(&'a self, _: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>> {
         Box::pin(async {
             let built = self.builds.lock().unwrap().pop_front().unwrap_or(true);
-            if built { Ok(()) } else { Err(BuildError::NoSlug { driver: "scripted" }) }
+            if built { Ok(Built::default()) } else { Err(BuildError::NoSlug { driver: "scripted" }) }
         })
     }
 

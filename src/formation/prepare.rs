@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use hsup_drivers::{BoxFuture, BuildError, BuildSpec, DynoDriver};
+use hsup_drivers::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver};
 
 use crate::model::Release;
 use crate::slug::{SlugError, Slugs};
@@ -50,7 +50,7 @@ impl Preparer {
 
     /// Fetches and unpacks the slug of a release, where its driver runs code from one, and has the driver build.
     /// Dropping the future abandons the work and leaves nothing half-made in use.
-    pub fn prepare(&self, release: Arc<Release>) -> BoxFuture<'static, Result<(), PrepareError>> {
+    pub fn prepare(&self, release: Arc<Release>) -> BoxFuture<'static, Result<Built, PrepareError>> {
         let (driver, slugs) = (Arc::clone(&self.driver), Arc::clone(&self.slugs));
         Box::pin(async move {
             let name = format!("{} of {}", release.version, release.app);

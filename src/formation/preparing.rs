@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hsup_drivers::BoxFuture;
+use hsup_drivers::{BoxFuture, Built};
 use tokio::time::{Instant, sleep_until};
 
 use super::plan::Desired;
@@ -20,14 +20,14 @@ pub(super) struct Preparing {
 /// What is being waited for.
 pub(super) enum PreparingState {
     /// The attempt.
-    Working(BoxFuture<'static, Result<(), PrepareError>>),
+    Working(BoxFuture<'static, Result<Built, PrepareError>>),
     /// The time of the next attempt.
     RetryAt(Instant),
 }
 
 impl Preparing {
     /// Waits for the attempt that is going on; or for the time of the next one, which gives `None`.
-    pub(super) async fn next(this: &mut Option<Self>) -> Option<Result<(), PrepareError>> {
+    pub(super) async fn next(this: &mut Option<Self>) -> Option<Result<Built, PrepareError>> {
         match this.as_mut().map(|preparing| &mut preparing.state) {
             None => std::future::pending().await,
             Some(PreparingState::Working(work)) => Some(work.await),

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use hsup_drivers::{DynoSpec, Stdio};
+use hsup_drivers::{Built, DynoSpec, Stdio};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -33,6 +33,7 @@ struct Live {
     generation: Generation,
     desired: Vec<Desired>,
     env: Arc<[(String, String)]>,
+    built: Arc<Built>,
 }
 
 struct Member {
@@ -75,7 +76,7 @@ pub struct Supervisor {
 /// One thing that has happened.
 enum Event {
     Release(Arc<Release>),
-    Prepared(Option<Result<(), PrepareError>>),
+    Prepared(Option<Result<Built, PrepareError>>),
     Command(Command),
     Ended(Result<(Id, Option<LastExit>), JoinError>),
     Shutdown(Shutdown),
@@ -192,7 +193,7 @@ impl Supervisor {
                 live.desired = desired;
                 self.preparing = None;
             }
-            Some(_) | None if self.settings.skip_build => self.go_live(release, desired),
+            Some(_) | None if self.settings.skip_build => self.go_live(release, desired, Built::default()),
             Some(_) | None if is_being_prepared => self.rescale_preparing(release, desired),
             Some(_) | None => {
                 tracing::info!("release {} of {}: preparing", release.version, release.app);
@@ -241,10 +242,10 @@ impl Supervisor {
     }
 
     /// An attempt at preparing has ended, or it is time for the next one.
-    fn prepared(&mut self, result: Option<Result<(), PrepareError>>) {
+    fn prepared(&mut self, result: Option<Result<Built, PrepareError>>) {
         let Some(mut preparing) = self.preparing.take() else { return };
         match result {
-            Some(Ok(())) => self.go_live(preparing.release, preparing.desired),
+            Some(Ok(built)) => self.go_live(preparing.release, preparing.desired, built),
             Some(Err(error)) if self.runs_once() => {
                 tracing::error!("{}", explain(&error));
                 self.outcome = Some(Outcome::NotPrepared);
@@ -268,7 +269,7 @@ impl Supervisor {
     }
 
     /// A release has been prepared: from now on its dynos are the ones that should be.
-    fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>) {
+    fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>, built: Built) {
         let generation = Generation(self.live.as_ref().map_or(0, |live| live.generation.0) + 1);
         tracing::info!("release {} of {} is live", release.version, release.app);
         if release.logplex_url.is_some() {
@@ -285,7 +286,7 @@ impl Supervisor {
         let env =
             release.config.iter().map(|(name, value)| (name.as_str().to_owned(), value.clone())).collect();
         self.announced.send_replace(Some(Arc::clone(&release)));
-        self.live = Some(Live { release, generation, desired, env });
+        self.live = Some(Live { release, generation, desired, env, built: built.into() });
         self.down.clear();
     }
 
@@ -409,6 +410,7 @@ impl Supervisor {
         let spec = DynoSpec {
             name: new.name.to_string(),
             command: command.args().into(),
+            built: Arc::clone(&live.built),
             env: Arc::clone(&live.env),
             port: new.port,
             stdio,
