@@ -16,6 +16,7 @@ fn main() -> ExitCode {
             CliCommand::Ps { json } => cli::ps(&config, *json),
             CliCommand::Stop { targets, json } => cli::stop(&config, targets, *json),
             CliCommand::Check { file } => cli::check(&config, file),
+            CliCommand::Doctor { fix, json } => cli::doctor(&config, *fix, *json),
             CliCommand::Stack(command) => cli::stack(&config, command),
         },
         Err(error) => {

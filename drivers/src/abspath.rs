@@ -15,7 +15,7 @@ use crate::subprocess::{Program, Subprocess};
 use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
 /// What the shell of a dyno does before it becomes the command: the stack's and the app's profiles.
-const PROFILE: &str = r#"for profile in /etc/profile.d/*.sh "$HOME"/.profile.d/*.sh; do
+pub(crate) const PROFILE: &str = r#"for profile in /etc/profile.d/*.sh "$HOME"/.profile.d/*.sh; do
   [ -r "$profile" ] && . "$profile"
 done
 unset profile

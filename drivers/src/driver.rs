@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::Exit;
+use crate::{Exit, Limits};
 
 /// A boxed future, for the traits of this crate to be used as `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -30,6 +30,8 @@ pub struct BuildSpec {
     pub release: String,
     /// The unpacked slug (the folder that is to be `/app`), where the release has one.
     pub slug_dir: Option<PathBuf>,
+    /// The root of the stack image, where the driver needs one.
+    pub stack_dir: Option<PathBuf>,
 }
 
 /// What a driver has made of a release: plain data, which goes with every start of one of its dynos.
@@ -37,6 +39,8 @@ pub struct BuildSpec {
 pub struct Built {
     /// The folder whose files are at `/app`, which all dynos share.
     pub app_dir: Option<PathBuf>,
+    /// The root of the stack image, which all dynos share.
+    pub root: Option<PathBuf>,
 }
 
 /// What a driver starts a run of a dyno from.
@@ -54,6 +58,8 @@ pub struct DynoSpec {
     pub port: u16,
     /// Where its input and output are connected.
     pub stdio: Stdio,
+    /// What it may use of the host.
+    pub limits: Limits,
 }
 
 /// Where a dyno's input and output are connected.
@@ -114,6 +120,14 @@ pub enum BuildError {
         /// The driver.
         driver: &'static str,
     },
+    /// The driver runs dynos on a stack image and there is none.
+    #[error(
+        "there is no stack image, and the {driver} driver runs dynos on one: add one with `hsup stack add`"
+    )]
+    NoStack {
+        /// The driver.
+        driver: &'static str,
+    },
     /// A file operation failed.
     #[error("failed to {operation} {}", path.display())]
     Io {
@@ -153,6 +167,14 @@ pub enum StartError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A step of setting up the dyno's surroundings failed.
+    #[error("failed to {what}")]
+    SetUp {
+        /// What was being done, and where.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
 }
 
 impl StartError {
@@ -161,7 +183,7 @@ impl StartError {
         match self {
             Self::NotFound { .. } => 127,
             Self::NotExecutable { .. } => 126,
-            Self::System { .. } => 1,
+            Self::System { .. } | Self::SetUp { .. } => 1,
         }
     }
 }
@@ -201,6 +223,17 @@ pub trait Run: Send + Sync {
     /// Waits for the main process to end. Cancel safe.
     fn main_exit(&self) -> BoxFuture<'_, MainExit>;
 
+    /// Waits until the dyno has used up the memory that it may use: the kernel takes pages from it, or kills. Never
+    /// where it has no such limit. Cancel safe.
+    fn memory_full(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Whether the kernel has killed processes of the run for want of memory.
+    fn out_of_memory(&self) -> bool {
+        false
+    }
+
     /// Waits for every process of the run to be gone; to be called after [`Run::main_exit`] has returned.
     /// Cancel safe. Processes that turn up after a signal was sent are sent it as well.
     fn gone(&self) -> BoxFuture<'_, ()>;
@@ -216,6 +249,11 @@ pub trait DynoDriver: Send + Sync {
 
     /// Whether it runs an app's code from the slug; if not, slugs are not even fetched.
     fn needs_slug(&self) -> bool;
+
+    /// Whether its dynos run on a stack image; if not, none is even looked for.
+    fn needs_stack(&self) -> bool {
+        false
+    }
 
     /// Prepares a release, once, before its first dyno starts and while dynos of the release before still run.
     fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>>;

@@ -68,6 +68,8 @@ impl Guardian {
     /// # Errors
     /// If the process has several threads already, or the kernel refuses.
     pub fn enter() -> io::Result<(Self, Signals)> {
+        // Whoever starts hsup may have it ignored, and then nobody's end could be waited for.
+        sys::default_sigchld();
         let mut watched: SigSet = FORWARDED.into_iter().collect();
         watched.add(Signal::SIGCHLD);
         // Blocked before the fork, so that a signal that comes in between waits instead of killing.
@@ -103,7 +105,7 @@ impl Guardian {
     fn of_parent() -> io::Result<Self> {
         let parent = getppid();
         let pid = u32::try_from(parent.as_raw()).map_err(io::Error::other)?;
-        sys::seal_inherited_descriptors();
+        sys::seal_inherited_descriptors()?;
         let open_files = raise_open_files()?;
         Ok(Self {
             pid: Some(pid),
@@ -157,6 +159,11 @@ impl Guardian {
             known.insert(pid, Stray { pid, session, start_time, mark });
         }
         known.values().cloned().collect()
+    }
+
+    /// The soft limit of open files with which hsup was started.
+    pub(crate) fn open_files(&self) -> u64 {
+        self.open_files
     }
 
     /// Gives a dyno the limit of open files with which hsup was started.

@@ -10,6 +10,10 @@
 //! every dyno stays below it however it daemonises, and it kills what is left when hsup dies. hsup proper is
 //! its child, and the parent of the dynos' main processes. A dyno that has lost its main process is therefore
 //! to be found below the guardian, and is told apart there by the mark of its run in its environment.
+//!
+//! The [`native`] driver has a third one: its zygote, forked before hsup proper has a second thread, from which the
+//! inits of dynos are cloned. Each is a child of hsup proper as well, and the first process of a pid namespace, which
+//! ends with it: of its dyno no process can leave.
 
 #![deny(unsafe_code)]
 
@@ -17,6 +21,7 @@ mod abspath;
 mod command;
 mod driver;
 mod exit;
+mod explain;
 pub mod guardian;
 pub mod ledger;
 pub mod limits;
@@ -25,7 +30,7 @@ pub mod owner;
 pub mod process;
 mod simple;
 mod subprocess;
-#[expect(unsafe_code, reason = "the one file that calls the kernel and libc directly")]
+#[expect(unsafe_code, reason = "the one room that calls the kernel and libc directly")]
 pub mod sys;
 
 pub use abspath::AbsPath;
@@ -34,5 +39,6 @@ pub use driver::{
     Run, SignalError, StartError, Stdio,
 };
 pub use exit::Exit;
+pub use explain::explain;
 pub use limits::{LimitError, Limits};
 pub use simple::Simple;

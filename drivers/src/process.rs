@@ -119,8 +119,11 @@ pub struct Usage {
     pub cpu: Duration,
 }
 
-/// What a process and everything below it use at the moment.
+/// What a run of a dyno uses at the moment, by its main process: that and everything below it or, where it has an
+/// init of its own, below that.
 pub fn usage(pid: u32) -> Option<Usage> {
+    let is_ours = |parent: &u32| stat(*parent).is_some_and(|parent| parent.parent == std::process::id());
+    let pid = stat(pid).map(|main| main.parent).filter(is_ours).unwrap_or(pid);
     use nix::unistd::{SysconfVar, sysconf};
     let unit = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
     let (page_bytes, ticks_a_second) = (unit(SysconfVar::PAGE_SIZE)?, unit(SysconfVar::CLK_TCK)?);

@@ -118,6 +118,15 @@ pub(super) enum CommandArgs {
         #[command(subcommand)]
         command: StackArgs,
     },
+    /// Show what hsups that were killed have left on this host: processes, cgroups, links, claims, directories
+    Doctor {
+        /// Remove it
+        #[arg(long)]
+        fix: bool,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the version
     Version,
 }
@@ -160,7 +169,7 @@ pub(super) struct Options {
     #[arg(short, long, value_name = "APP")]
     pub app: Option<String>,
 
-    /// What turns dynos into processes: simple or abspath [env: HSUP_DYNODRIVER] [default: simple]
+    /// What turns dynos into processes: simple, abspath or native [env: HSUP_DYNODRIVER] [default: simple]
     #[arg(short, long, value_name = "DRIVER")]
     pub dynodriver: Option<String>,
 
@@ -182,9 +191,20 @@ pub(super) struct Options {
     #[arg(long, value_name = "URL")]
     pub logplex_url: Option<String>,
 
-    /// A path of the host that dynos see; may be repeated [env: HSUP_BIND, separated by commas]
-    #[arg(long, value_name = "HOST:INSIDE")]
+    /// A path of the host that dynos see, with :ro only to read; may be repeated [env: HSUP_BIND, separated by
+    /// commas]
+    #[arg(long, value_name = "HOST:INSIDE[:ro]")]
     pub bind: Vec<String>,
+
+    /// What each dyno of a type, or of all, may use of the host, as in web:memory=512MiB,swap=0,cpu=0.5,pids=256,io=100;
+    /// may be repeated [env: HSUP_LIMITS, separated by blanks]
+    #[arg(long, value_name = "[TYPE:]LIMITS")]
+    pub limits: Vec<String>,
+
+    /// What native dynos may reach besides the world outside: dynos, metadata; may be repeated [env: HSUP_ALLOW,
+    /// separated by commas]
+    #[arg(long, value_name = "WHAT")]
+    pub allow: Vec<String>,
 
     /// The directory that releases are taken from [env: HSUP_CONTROL_DIR]
     #[arg(long, value_name = "DIR")]
@@ -249,6 +269,8 @@ impl Options {
             start_number: self.start_number.or(others.start_number),
             logplex_url: self.logplex_url.or(others.logplex_url),
             bind: others.bind.into_iter().chain(self.bind).collect(),
+            limits: others.limits.into_iter().chain(self.limits).collect(),
+            allow: others.allow.into_iter().chain(self.allow).collect(),
             control_dir: self.control_dir.or(others.control_dir),
             procfile: self.procfile.or(others.procfile),
             heroku_api_url: self.heroku_api_url.or(others.heroku_api_url),
@@ -302,6 +324,8 @@ mod tests {
                     options.start_number,
                     options.logplex_url,
                     options.bind.into_iter().next(),
+                    options.limits.into_iter().next(),
+                    options.allow.into_iter().next(),
                     options.heroku_api_url,
                     options.whole_formation,
                     options.no_stale,

@@ -7,9 +7,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::settings::Problem;
-use super::{ExitCode, SocketChoice, SourceChoice};
+use super::{ExitCode, NativeConfig, SocketChoice, SourceChoice};
 use crate::log::LogConfig;
-use crate::model::{AppName, Bind, Command, Quantities, StackName, Target};
+use crate::model::{AppName, Bind, Command, LimitSettings, Quantities, StackName, Target};
 use crate::secret::Secret;
 use crate::stack::{Checksum, StackId, StackLocation};
 
@@ -21,16 +21,18 @@ pub enum DriverKind {
     Simple,
     /// Dynos are subprocesses in `/app`, for use inside a container.
     Abspath,
+    /// Dynos are in namespaces and cgroups of their own.
+    Native,
 }
 
 /// The dyno driver that was named is not in this build.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownDriver {
     /// hsup knows it.
-    #[error("the {0} driver is not in this build: use simple or abspath")]
+    #[error("the {0} driver is not in this build: use simple, abspath or native")]
     NotBuilt(&'static str),
     /// hsup does not.
-    #[error("{0:?} is not a dyno driver: use simple or abspath")]
+    #[error("{0:?} is not a dyno driver: use simple, abspath or native")]
     Unknown(String),
 }
 
@@ -42,7 +44,7 @@ impl FromStr for DriverKind {
             "simple" => Ok(Self::Simple),
             "abspath" => Ok(Self::Abspath),
             "docker" => Err(UnknownDriver::NotBuilt("docker")),
-            "native" | "libcontainer" => Err(UnknownDriver::NotBuilt("native")),
+            "native" | "libcontainer" => Ok(Self::Native),
             other => Err(UnknownDriver::Unknown(other.to_owned())),
         }
     }
@@ -113,6 +115,13 @@ pub enum CliCommand {
         /// Whether to write JSON.
         json: bool,
     },
+    /// Shows what hsups that were killed have left on this host.
+    Doctor {
+        /// Whether to remove it.
+        fix: bool,
+        /// As JSON.
+        json: bool,
+    },
     /// Works on the stacks of this host.
     Stack(StackCommand),
     /// Checks a control file.
@@ -145,6 +154,10 @@ pub struct Config {
     pub logplex_url: Option<Secret>,
     /// Paths of the host that dynos see.
     pub binds: Vec<Bind>,
+    /// What dynos may use of the host, where the command line says so.
+    pub limits: LimitSettings,
+    /// How native dynos are connected, and as whom they run.
+    pub native: NativeConfig,
     /// Where hsup keeps what must outlive it.
     pub state_dir: PathBuf,
     /// Where stacks that are not on this host come from.
@@ -208,10 +221,9 @@ mod tests {
     #[test]
     fn the_drivers_of_other_builds_are_known_by_name() {
         let error = |name: &str| name.parse::<DriverKind>().unwrap_err().to_string();
-        assert_eq!(error("docker"), "the docker driver is not in this build: use simple or abspath");
-        assert_eq!(error("native"), "the native driver is not in this build: use simple or abspath");
-        assert_eq!(error("libcontainer"), error("native"));
-        assert_eq!(error("podman"), "\"podman\" is not a dyno driver: use simple or abspath");
+        assert_eq!(error("docker"), "the docker driver is not in this build: use simple, abspath or native");
+        assert_eq!(error("podman"), "\"podman\" is not a dyno driver: use simple, abspath or native");
+        assert_eq!("libcontainer".parse(), Ok(DriverKind::Native));
         assert_eq!("abspath".parse(), Ok(DriverKind::Abspath));
     }
 }

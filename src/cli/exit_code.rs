@@ -24,11 +24,13 @@ pub enum ExitCode {
     System = 71,
     /// The control socket is in use by another hsup or cannot be made (EX_CANTCREAT).
     Socket = 73,
+    /// What hsups that were killed have left behind is still there (EX_TEMPFAIL).
+    LeftBehind = 75,
 }
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ok,
         Self::Usage,
         Self::ReleaseInvalid,
@@ -37,6 +39,7 @@ impl ExitCode {
         Self::Internal,
         Self::System,
         Self::Socket,
+        Self::LeftBehind,
     ];
 
     /// What `run` and `build` end with when a signal comes before there is anything else to end with: that of a
@@ -61,6 +64,7 @@ impl ExitCode {
             Self::Internal => "a fault of hsup itself",
             Self::System => "the operating system refused something that hsup needs",
             Self::Socket => "the control socket is in use or cannot be made",
+            Self::LeftBehind => "what hsups that were killed have left behind is still there",
         }
     }
 }
@@ -104,7 +108,7 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_sysexits_and_never_those_of_a_shell() {
         let numbers = TABLE.map(|(number, _)| number);
-        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73]);
+        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73, 75]);
         assert!(numbers.iter().all(|n| *n < 126));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process;
+
+use hsup_drivers::native::NativeError;
 
 use super::ExitCode;
 use crate::explain;
+use crate::model::Bind;
 
 /// An error that hsup cannot go on with.
 #[derive(Debug)]
@@ -43,12 +45,28 @@ impl Fatal {
     }
 
     /// The driver cannot show a path of the host at another one.
-    pub(super) fn bind(host: &Path, inside: &Path) -> Self {
-        let (host, inside) = (host.display(), inside.display());
-        let text = format!(
-            "--bind {host}:{inside}: dynos of the simple driver see the host's own paths: use {host} in the app, or another driver"
-        );
-        Self { code: ExitCode::Usage, text }
+    pub(super) fn bind(bind: &Bind, driver: &str) -> Self {
+        let (host, inside) = (bind.host.display(), bind.inside.display());
+        let what = if bind.read_only {
+            format!(
+                "{host}:{inside}:ro: dynos of the {driver} driver write what the host lets them: use another driver"
+            )
+        } else {
+            format!(
+                "{host}:{inside}: dynos of the {driver} driver see the host's own paths: use {host} in the app, or another driver"
+            )
+        };
+        Self { code: ExitCode::Usage, text: format!("--bind {what}") }
+    }
+
+    /// The native driver cannot be used.
+    pub(super) fn native(error: NativeError) -> Self {
+        Self::new(ExitCode::System, &error)
+    }
+
+    /// The native driver is root's.
+    pub(super) fn not_root() -> Self {
+        Self::native(NativeError::NotRoot)
     }
 
     /// What was asked for makes no sense.

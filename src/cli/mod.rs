@@ -5,10 +5,13 @@ mod args;
 mod check;
 mod clients;
 mod config;
+mod doctor;
+mod driver;
 mod duration;
 mod exit_code;
 mod fatal;
 mod inherited;
+mod native;
 mod parse;
 mod ps_table;
 mod settings;
@@ -24,8 +27,10 @@ pub use clients::{ps, stop};
 pub use config::{
     CliCommand, CliError, Config, DriverKind, Invocation, StackCommand, StopTargets, UnknownDriver,
 };
+pub use doctor::doctor;
 pub use duration::{HumanDuration, InvalidDuration};
 pub use exit_code::{ExitCode, TABLE};
+pub use native::NativeConfig;
 pub use parse::{Surroundings, parse, parse_process};
 pub use settings::Problem;
 pub use socket::{FindError, MAX_SOCKET_PATH, SocketChoice, UNNAMED_APP, default_socket, find_running};

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{CommandArgs, CommandLine, Options, StackArgs};
+use super::native;
 use super::settings::{Given, Problem, Reader, Setting, not_empty};
 use super::source_choice::{self, SourceFlags};
 use super::{
@@ -16,7 +17,7 @@ use super::{
     SourceChoice, StackCommand, StopTargets,
 };
 use crate::log::{LogConfig, LogFilter};
-use crate::model::{Bind, ProcessType, Quantities, QuantityOverride, Target};
+use crate::model::{Bind, LimitSetting, LimitSettings, ProcessType, Quantities, QuantityOverride, Target};
 use crate::secret::Secret;
 use crate::stack::{InvalidLocation, StackLocation};
 
@@ -27,6 +28,7 @@ const ONE_SHOT: Setting = Setting { flag: "--oneshot", variable: "HSUP_ONESHOT" 
 const START_NUMBER: Setting = Setting { flag: "--start-number", variable: "HSUP_START_NUMBER" };
 const LOGPLEX_URL: Setting = Setting { flag: "--logplex-url", variable: "HSUP_LOGPLEX_URL" };
 const BIND: Setting = Setting { flag: "--bind", variable: "HSUP_BIND" };
+const LIMITS: Setting = Setting { flag: "--limits", variable: "HSUP_LIMITS" };
 const HEROKU_API_URL: Setting = Setting { flag: "--heroku-api-url", variable: "HSUP_HEROKU_API_URL" };
 const NO_STALE: Setting = Setting { flag: "--no-stale", variable: "HSUP_NO_STALE" };
 const WHOLE_FORMATION: Setting = Setting { flag: "--whole-formation", variable: "HSUP_WHOLE_FORMATION" };
@@ -123,6 +125,8 @@ fn read(
     let start_number = reader.parsed(START_NUMBER, options.start_number, read_start_number);
     let logplex_url = reader.parsed(LOGPLEX_URL, options.logplex_url, read_logplex_url);
     let binds = read_binds(reader, options.bind);
+    let limits = read_limits(reader, options.limits);
+    let native = native::read(reader, options.allow);
     let needs_source = needs_source(&command);
     let heroku_api_url = reader.parsed(HEROKU_API_URL, options.heroku_api_url, str::parse);
     let no_stale = reader.parsed(NO_STALE, options.no_stale, read_bool);
@@ -160,6 +164,8 @@ fn read(
         start_number: start_number.unwrap_or(1),
         logplex_url,
         binds,
+        limits,
+        native,
         state_dir,
         stack_manifest,
         poll_interval: poll_interval.unwrap_or(DEFAULT_POLL_INTERVAL),
@@ -177,14 +183,17 @@ fn read(
 fn needs_source(command: &CommandArgs) -> bool {
     match command {
         CommandArgs::Start { .. } | CommandArgs::Run { .. } | CommandArgs::Build => true,
-        CommandArgs::Ps { .. } | CommandArgs::Stop { .. } | CommandArgs::Check { .. } => false,
+        CommandArgs::Ps { .. }
+        | CommandArgs::Stop { .. }
+        | CommandArgs::Check { .. }
+        | CommandArgs::Doctor { .. } => false,
         CommandArgs::Stack { .. } | CommandArgs::Version => false,
     }
 }
 
 /// Whether a command keeps something on this host, or shows what is kept.
 fn needs_state_dir(command: &CommandArgs) -> bool {
-    needs_source(command) || matches!(command, CommandArgs::Stack { .. })
+    needs_source(command) || matches!(command, CommandArgs::Stack { .. } | CommandArgs::Doctor { .. })
 }
 
 fn read_stack_manifest(
@@ -230,6 +239,7 @@ fn read_command(
             };
             reader.keep("stop", targets).map(|targets| CliCommand::Stop { targets, json })
         }
+        CommandArgs::Doctor { fix, json } => Some(CliCommand::Doctor { fix, json }),
         CommandArgs::Check { file } => {
             reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file })
         }
@@ -377,6 +387,18 @@ fn read_binds(reader: &mut Reader<'_>, flags: Vec<String>) -> Vec<Bind> {
         binds.extend(reader.keep(name, single));
     }
     binds
+}
+
+/// The limits of the flags, else those of the variable.
+fn read_limits(reader: &mut Reader<'_>, flags: Vec<String>) -> LimitSettings {
+    let (given, name) = if flags.is_empty() {
+        let variable = reader.text_variable(LIMITS.variable).unwrap_or_default();
+        (variable.split_ascii_whitespace().map(str::to_owned).collect(), LIMITS.variable)
+    } else {
+        (flags, LIMITS.flag)
+    };
+    let settings: Vec<_> = given.iter().map(|text| reader.keep(name, text.parse::<LimitSetting>())).collect();
+    settings.into_iter().flatten().collect()
 }
 
 fn read_duration(given: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {

@@ -66,7 +66,8 @@ fn last_exit(last: &LastExit, now: SystemTime) -> String {
         Ended::Signal { name, .. } => name.clone(),
         Ended::NotStarted { code, .. } => format!("no start ({code})"),
     };
-    format!("{how}, {} ago", human(since(last.at, now)))
+    let why = if last.out_of_memory { " (out of memory)" } else { "" };
+    format!("{how}{why}, {} ago", human(since(last.at, now)))
 }
 
 /// The two largest units: `45s`, `3m 12s`, `2h 5m`, `4d 3h`.

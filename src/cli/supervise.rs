@@ -2,19 +2,20 @@
 
 use std::future::pending;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hsup_drivers::guardian::{self, Guardian};
-use hsup_drivers::{AbsPath, DynoDriver, Simple, Stdio, ledger};
+use hsup_drivers::native::Zygote;
+use hsup_drivers::{Stdio, ledger};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::Signal;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::driver::{driver, fork_zygote};
 use super::fatal::Fatal;
 use super::inherited::inherited_vars;
 use super::terminal::Terminal;
@@ -24,20 +25,18 @@ use crate::diagnostics::Ring;
 use crate::dyno::Policy;
 use crate::formation::{FormationHandle, LOGS_STAY, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
 use crate::logs::Console;
-use crate::model::{Action, AppName, Bind, Startup};
+use crate::model::{Action, AppName, Bind, ConfigVars, Startup};
 use crate::slug::{Limits, SlugUrls, Slugs};
 use crate::sources::control_dir::ControlDir;
 use crate::sources::heroku_api::{Client, HerokuApi, Patience};
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
 use crate::sources::{GaveUp, LastGood, Link, ReleaseSource};
+use crate::stack::Stacks;
 use crate::stderr::Stderr;
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Where the `abspath` driver has the app.
-const APP_DIR: &str = "/app";
 
 /// Supervises dynos until they, or a signal, end it; gives the exit code of the process.
 pub fn supervise(config: Config) -> process::ExitCode {
@@ -52,13 +51,17 @@ pub fn supervise(config: Config) -> process::ExitCode {
         Ok(both) => both,
         Err(fatal) => return fatal.report(),
     };
+    let zygote = match fork_zygote(&config) {
+        Ok(zygote) => zygote,
+        Err(fatal) => return fatal.report(),
+    };
     let stderr = match Stderr::start().map_err(Fatal::system("start the thread that writes the log")) {
         Ok(stderr) => stderr,
         Err(fatal) => return fatal.report(),
     };
     let diagnostics =
         Diagnostics { ring: crate::log::init(&config.log, stderr.clone()), stderr: stderr.clone() };
-    let ended = run(&config, Arc::new(guardian), signals, diagnostics);
+    let ended = run(&config, Arc::new(guardian), zygote, signals, diagnostics);
     stderr.flush(DRAIN);
     match ended {
         Ok(code) => process::ExitCode::from(code),
@@ -85,6 +88,7 @@ impl Diagnostics {
 fn run(
     config: &Config,
     guardian: Arc<Guardian>,
+    zygote: Option<Zygote>,
     signals: guardian::Signals,
     diagnostics: Diagnostics,
 ) -> Result<u8, Fatal> {
@@ -95,7 +99,7 @@ fn run(
         .enable_all()
         .build()
         .map_err(Fatal::system("start the runtime"))?;
-    let result = runtime.block_on(supervise_all(config, guardian, signals, diagnostics));
+    let result = runtime.block_on(supervise_all(config, guardian, zygote, signals, diagnostics));
     // A read of the keyboard or a look-up of a host name may still be going on, and nobody waits for it.
     runtime.shutdown_background();
     result
@@ -105,12 +109,13 @@ fn run(
 async fn supervise_all(
     config: &Config,
     guardian: Arc<Guardian>,
+    zygote: Option<Zygote>,
     signals: guardian::Signals,
     diagnostics: Diagnostics,
 ) -> Result<u8, Fatal> {
     let signals = signals.listen().map_err(Fatal::system("receive signals"))?;
     let source = Source::open(config)?;
-    let driver = driver(config.driver, &source.binds, &guardian)?;
+    let driver = driver(config, &source.binds, &guardian, zygote)?;
     if config.logplex_url.is_some() {
         tracing::warn!("--logplex-url: {LOGS_STAY}");
     }
@@ -127,7 +132,8 @@ async fn supervise_all(
         Action::Start(_) | Action::Build => None,
     };
     let (console, written) = Console::stdout().map_err(Fatal::system("start the console's thread"))?;
-    let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()));
+    let stacks = Stacks::new(config.state_dir.join("stacks"), config.stack_manifest.clone());
+    let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()), stacks);
     let settings = source.settings(config, terminal.as_ref());
     let supervisor = Supervisor::new(settings, preparer, console);
 
@@ -224,7 +230,12 @@ impl Source {
                 Box::new(ControlDir::open(dir.clone(), app, config.poll_interval).map_err(Fatal::source)?)
             }
             Some(SourceChoice::Procfile { path, explicit: _ }) => {
-                Box::new(Procfile::open(path.clone(), app, inherited_vars()).map_err(procfile_fatal)?)
+                // In a root of its own nothing is where the variables of this one say.
+                let inherited = match config.driver {
+                    DriverKind::Simple | DriverKind::Abspath => inherited_vars(),
+                    DriverKind::Native => ConfigVars::default(),
+                };
+                Box::new(Procfile::open(path.clone(), app, inherited).map_err(procfile_fatal)?)
             }
         };
         let action = match &config.command {
@@ -234,7 +245,8 @@ impl Source {
             | CliCommand::Ps { .. }
             | CliCommand::Stop { .. }
             | CliCommand::Stack(_)
-            | CliCommand::Check { .. } => Action::Build,
+            | CliCommand::Check { .. }
+            | CliCommand::Doctor { .. } => Action::Build,
         };
         let (one_shot, start_number) = (config.one_shot, config.start_number);
         let binds = config.binds.clone();
@@ -258,7 +270,13 @@ impl Source {
             Action::Build => Work::Build,
         };
         let policy = Policy { one_shot: self.one_shot, stop_timeout: config.stop_timeout };
-        Settings { work, start_number: self.start_number, policy, skip_build: self.skip_build }
+        Settings {
+            work,
+            start_number: self.start_number,
+            policy,
+            limits: config.limits.clone(),
+            skip_build: self.skip_build,
+        }
     }
 }
 
@@ -272,7 +290,8 @@ fn patience(config: &Config) -> Patience {
         | CliCommand::Ps { .. }
         | CliCommand::Stop { .. }
         | CliCommand::Stack(_)
-        | CliCommand::Check { .. } => Patience::ForOne,
+        | CliCommand::Check { .. }
+        | CliCommand::Doctor { .. } => Patience::ForOne,
     }
 }
 
@@ -295,19 +314,6 @@ fn procfile_fatal(error: ProcfileError) -> Fatal {
     match error {
         ProcfileError::Lines(_) => Fatal::invalid(error),
         ProcfileError::Missing { .. } | ProcfileError::Read { .. } => Fatal::source(error),
-    }
-}
-
-/// The driver. One whose dynos see the host's own paths cannot show them at others.
-fn driver(kind: DriverKind, binds: &[Bind], guardian: &Arc<Guardian>) -> Result<Arc<dyn DynoDriver>, Fatal> {
-    let guardian = Arc::clone(guardian);
-    let binds = binds.iter().map(|bind| (bind.host.clone(), bind.inside.clone()));
-    match kind {
-        DriverKind::Simple => match binds.into_iter().find(|(host, inside)| host != inside) {
-            Some((host, inside)) => Err(Fatal::bind(&host, &inside)),
-            None => Ok(Arc::new(Simple::new(guardian))),
-        },
-        DriverKind::Abspath => Ok(Arc::new(AbsPath::new(guardian, PathBuf::from(APP_DIR), binds.collect()))),
     }
 }
 

@@ -50,7 +50,7 @@ impl Terminal {
         let settings = tcgetattr(io::stdin())?;
         let OpenptyResult { master: our_end, slave: dynos_end } = openpty(None, &settings)?;
         // openpty(3) cannot make them close-on-exec, and the dyno is to open its end by itself.
-        sys::seal_inherited_descriptors();
+        sys::seal_inherited_descriptors()?;
         sys::set_window_size(our_end.as_fd(), &sys::window_size(io::stdin().as_fd())?)?;
         let path = ttyname(&dynos_end)?;
         let mut raw = settings.clone();

@@ -121,6 +121,9 @@ pub struct LastExit {
     /// How.
     #[serde(flatten)]
     pub how: Ended,
+    /// Whether the kernel had killed processes of it for want of memory.
+    #[serde(rename = "OutOfMemory", default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
     /// When.
     #[serde(rename = "At")]
     pub at: Timestamp,
@@ -165,7 +168,7 @@ impl From<&dyno::LastExit> for LastExit {
                 Ended::NotStarted { error: why.clone(), code: *status }
             }
         };
-        Self { how, at: Timestamp(last.at) }
+        Self { how, out_of_memory: last.out_of_memory, at: Timestamp(last.at) }
     }
 }
 

@@ -104,8 +104,8 @@ enum Running {
     Nothing,
     /// The driver.
     Start(BoxFuture<'static, Result<Arc<dyn Run>, StartError>>),
-    /// The main process.
-    Main(BoxFuture<'static, MainExit>),
+    /// The main process, and what happens to it before it ends.
+    Main(BoxFuture<'static, News>),
     /// The rest of its processes, the main one having ended so.
     Rest(Exit, BoxFuture<'static, ()>),
 }
@@ -113,8 +113,20 @@ enum Running {
 /// A piece of news about the run that is going on.
 enum News {
     Started(Result<Arc<dyn Run>, StartError>),
+    MemoryFull,
     MainExited(MainExit),
     Gone(Exit),
+}
+
+/// What comes next of a run whose main process is running.
+fn news_of_main(run: Arc<dyn Run>) -> BoxFuture<'static, News> {
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            exit = run.main_exit() => News::MainExited(exit),
+            () = run.memory_full() => News::MemoryFull,
+        }
+    })
 }
 
 impl Running {
@@ -122,7 +134,7 @@ impl Running {
         match self {
             Self::Nothing => std::future::pending().await,
             Self::Start(start) => News::Started(start.await),
-            Self::Main(exit) => News::MainExited(exit.await),
+            Self::Main(news) => news.await,
             Self::Rest(exit, gone) => {
                 gone.await;
                 News::Gone(*exit)
@@ -154,15 +166,17 @@ impl Executor {
         while self.state.phase != Phase::Retired {
             let deadline = self.timer.map_or_else(Instant::now, |(_, at)| at);
             let input = tokio::select! {
-                command = next_command(&mut mailbox) => match command {
+                command = next_command(&mut mailbox) => Some(match command {
                     Command::Restart => Input::Restart,
                     Command::Kill => Input::Kill,
                     Command::Retire => Input::Retire,
-                },
+                }),
                 news = self.running.news() => self.hear(news).await,
-                () = sleep_until(deadline), if self.timer.is_some() => self.fire(),
+                () = sleep_until(deadline), if self.timer.is_some() => Some(self.fire()),
             };
-            self.take(input);
+            if let Some(input) = input {
+                self.take(input);
+            }
         }
         self.publish.borrow().last_exit.clone()
     }
@@ -227,9 +241,9 @@ impl Executor {
     }
 
     /// There is news of the run that is going on: it becomes an input, and the next thing to be waited for.
-    async fn hear(&mut self, news: News) -> Input {
+    async fn hear(&mut self, news: News) -> Option<Input> {
         let run = self.state.run;
-        match news {
+        Some(match news {
             News::Started(Ok(started)) => {
                 self.follow(started);
                 Input::Spawned(run)
@@ -238,7 +252,7 @@ impl Executor {
                 self.running = Running::Nothing;
                 let ended = Ended::NotStarted { why: explain(&error), status: error.status() };
                 tracing::error!("{}: Cannot start: {}", self.spec.name, explain(&error));
-                self.ended(ended);
+                self.ended(ended, false);
                 Input::StartFailed(run)
             }
             News::MainExited(MainExit { exit, alone: false }) => {
@@ -251,7 +265,13 @@ impl Executor {
             }
             News::MainExited(MainExit { exit, alone: true }) => self.over(run, exit).await,
             News::Gone(exit) => self.over(run, exit).await,
-        }
+            News::MemoryFull => {
+                tracing::warn!("{}: Error R14 (Memory quota exceeded)", self.spec.name);
+                self.running =
+                    self.run.clone().map_or(Running::Nothing, |run| Running::Main(news_of_main(run)));
+                return None;
+            }
+        })
     }
 
     /// The driver has started the run.
@@ -259,8 +279,7 @@ impl Executor {
         if let (Some(output), Some((console, prefix))) = (run.take_output(), &self.console) {
             self.output = Some(tokio::spawn(print_output(output, console.clone(), prefix.clone())));
         }
-        let waited = Arc::clone(&run);
-        self.running = Running::Main(Box::pin(async move { waited.main_exit().await }));
+        self.running = Running::Main(news_of_main(Arc::clone(&run)));
         self.run = Some(run);
         self.started = Some(Instant::now());
     }
@@ -268,20 +287,24 @@ impl Executor {
     /// Every process of the run is gone.
     async fn over(&mut self, run: RunId, exit: Exit) -> Input {
         self.running = Running::Nothing;
-        self.run = None;
+        let out_of_memory = self.run.take().is_some_and(|run| run.out_of_memory());
         if let (Some(mut output), Some((console, _))) = (self.output.take(), &self.console)
             && timeout(LAST_LINES, &mut output).await.is_err()
             && !console.drained(&mut output).await
         {
             output.abort();
         }
+        if out_of_memory {
+            tracing::error!("{}: Error R15 (Memory quota vastly exceeded)", self.spec.name);
+        }
         tracing::info!("{}: Process exited with {exit}", self.spec.name);
-        self.ended(Ended::Exited(exit));
+        self.ended(Ended::Exited(exit), out_of_memory);
         Input::Exited { run, lasted: self.started.take().is_some_and(|at| at.elapsed() >= LASTED) }
     }
 
-    fn ended(&self, how: Ended) {
-        self.publish.send_modify(|status| status.last_exit = Some(LastExit { how, at: SystemTime::now() }));
+    fn ended(&self, how: Ended, out_of_memory: bool) {
+        let last_exit = LastExit { how, out_of_memory, at: SystemTime::now() };
+        self.publish.send_modify(|status| status.last_exit = Some(last_exit));
     }
 
     /// Publishes the dyno as it is now.

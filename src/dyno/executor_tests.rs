@@ -25,6 +25,7 @@ impl Bench {
                 env: Arc::from([]),
                 port: 5000,
                 stdio: Stdio::Pipes,
+                limits: hsup_drivers::Limits::default(),
             },
             policy: Policy { one_shot, ..Policy::default() },
             console: None,

@@ -46,6 +46,8 @@ impl DynoState {
 pub struct LastExit {
     /// How.
     pub how: Ended,
+    /// Whether the kernel had killed processes of it for want of memory.
+    pub out_of_memory: bool,
     /// When.
     pub at: SystemTime,
 }

@@ -12,6 +12,6 @@ mod work;
 #[cfg(test)]
 pub(crate) use handle::Command;
 pub use handle::{FormationHandle, FormationStatus, ShuttingDown};
-pub use prepare::{PrepareError, Preparer};
+pub use prepare::{PrepareError, Prepared, Preparer};
 pub use supervisor::Supervisor;
 pub use work::{LOGS_STAY, Outcome, Settings, Shutdown, Work};

@@ -7,6 +7,7 @@ use hsup_drivers::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver};
 
 use crate::model::Release;
 use crate::slug::{SlugError, Slugs};
+use crate::stack::{Stack, StackError, Stacks};
 
 /// A release cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,14 @@ pub enum PrepareError {
         release: String,
         /// Why.
         source: Box<SlugError>,
+    },
+    /// Its stack cannot be had.
+    #[error("failed to prepare the stack of release {release}")]
+    Stack {
+        /// The release.
+        release: String,
+        /// Why.
+        source: Box<StackError>,
     },
     /// The driver cannot prepare it.
     #[error("failed to build release {release} for the {driver} driver")]
@@ -31,16 +40,25 @@ pub enum PrepareError {
     },
 }
 
+/// What dynos of a release are started from. While it lives, what it names is there.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// What the driver has made of the release.
+    pub built: Arc<Built>,
+    _stack: Option<Stack>,
+}
+
 /// Prepares releases for a driver.
 pub struct Preparer {
     driver: Arc<dyn DynoDriver>,
     slugs: Arc<Slugs>,
+    stacks: Arc<Stacks>,
 }
 
 impl Preparer {
-    /// A preparer that keeps its slugs there.
-    pub fn new(driver: Arc<dyn DynoDriver>, slugs: Slugs) -> Self {
-        Self { driver, slugs: Arc::new(slugs) }
+    /// A preparer that has slugs and stacks from there.
+    pub fn new(driver: Arc<dyn DynoDriver>, slugs: Slugs, stacks: Stacks) -> Self {
+        Self { driver, slugs: Arc::new(slugs), stacks: Arc::new(stacks) }
     }
 
     /// The driver.
@@ -48,10 +66,12 @@ impl Preparer {
         &self.driver
     }
 
-    /// Fetches and unpacks the slug of a release, where its driver runs code from one, and has the driver build.
-    /// Dropping the future abandons the work and leaves nothing half-made in use.
-    pub fn prepare(&self, release: Arc<Release>) -> BoxFuture<'static, Result<Built, PrepareError>> {
-        let (driver, slugs) = (Arc::clone(&self.driver), Arc::clone(&self.slugs));
+    /// Fetches and unpacks the slug of a release, where its driver runs code from one, makes its stack ready, where
+    /// its dynos run on one, and has the driver build. Dropping the future abandons the work and leaves nothing
+    /// half-made in use.
+    pub fn prepare(&self, release: Arc<Release>) -> BoxFuture<'static, Result<Prepared, PrepareError>> {
+        let driver = Arc::clone(&self.driver);
+        let (slugs, stacks) = (Arc::clone(&self.slugs), Arc::clone(&self.stacks));
         Box::pin(async move {
             let name = format!("{} of {}", release.version, release.app);
             let slug_dir = match &release.slug {
@@ -63,9 +83,18 @@ impl Preparer {
                 }
                 Some(_) | None => None,
             };
-            let spec = BuildSpec { release: name.clone(), slug_dir };
+            let stack = if driver.needs_stack() {
+                let stack = stacks.prepare(release.stack.as_ref()).await;
+                let failed = |source| PrepareError::Stack { release: name.clone(), source: Box::new(source) };
+                Some(stack.map_err(failed)?)
+            } else {
+                None
+            };
+            let stack_dir = stack.as_ref().map(|stack| stack.root.clone());
+            let spec = BuildSpec { release: name.clone(), slug_dir, stack_dir };
             let failed = |source| PrepareError::Build { release: name, driver: driver.name(), source };
-            driver.build(&spec).await.map_err(failed)
+            let built = driver.build(&spec).await.map_err(failed)?;
+            Ok(Prepared { built: Arc::new(built), _stack: stack })
         })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use hsup_drivers::{BoxFuture, Built};
+use hsup_drivers::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use super::plan::Desired;
-use super::prepare::PrepareError;
+use super::prepare::{PrepareError, Prepared};
 use crate::model::Release;
 
 /// A release on its way to being live.
@@ -20,14 +20,14 @@ pub(super) struct Preparing {
 /// What is being waited for.
 pub(super) enum PreparingState {
     /// The attempt.
-    Working(BoxFuture<'static, Result<Built, PrepareError>>),
+    Working(BoxFuture<'static, Result<Prepared, PrepareError>>),
     /// The time of the next attempt.
     RetryAt(Instant),
 }
 
 impl Preparing {
     /// Waits for the attempt that is going on; or for the time of the next one, which gives `None`.
-    pub(super) async fn next(this: &mut Option<Self>) -> Option<Result<Built, PrepareError>> {
+    pub(super) async fn next(this: &mut Option<Self>) -> Option<Result<Prepared, PrepareError>> {
         match this.as_mut().map(|preparing| &mut preparing.state) {
             None => std::future::pending().await,
             Some(PreparingState::Working(work)) => Some(work.await),

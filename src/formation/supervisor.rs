@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use hsup_drivers::{Built, DynoSpec, Stdio};
+use hsup_drivers::{DynoSpec, Limits, Stdio};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use super::arrivals::{next_release, next_shutdown};
 use super::handle::{Command, FormationHandle, FormationStatus};
 use super::plan::{Desired, Generation, Observed, plan};
 use super::ports::{desired_dynos, one_off_port};
-use super::prepare::{PrepareError, Preparer};
+use super::prepare::{PrepareError, Prepared, Preparer};
 use super::preparing::{Preparing, PreparingState};
 use super::work::{LOGS_STAY, Outcome, Settings, Shutdown, Work};
 use crate::dyno::{self, Dyno, DynoHandle, DynoStatus, Ended, LastExit, Policy, retry_after};
@@ -33,7 +33,7 @@ struct Live {
     generation: Generation,
     desired: Vec<Desired>,
     env: Arc<[(String, String)]>,
-    built: Arc<Built>,
+    prepared: Arc<Prepared>,
 }
 
 struct Member {
@@ -42,6 +42,8 @@ struct Member {
     generation: Generation,
     leaving: bool,
     handle: DynoHandle,
+    /// What it was started from stays there.
+    _prepared: Arc<Prepared>,
 }
 
 /// A `stop` that has not been answered yet.
@@ -76,7 +78,7 @@ pub struct Supervisor {
 /// One thing that has happened.
 enum Event {
     Release(Arc<Release>),
-    Prepared(Option<Result<Built, PrepareError>>),
+    Prepared(Option<Result<Prepared, PrepareError>>),
     Command(Command),
     Ended(Result<(Id, Option<LastExit>), JoinError>),
     Shutdown(Shutdown),
@@ -193,7 +195,7 @@ impl Supervisor {
                 live.desired = desired;
                 self.preparing = None;
             }
-            Some(_) | None if self.settings.skip_build => self.go_live(release, desired, Built::default()),
+            Some(_) | None if self.settings.skip_build => self.go_live(release, desired, Prepared::default()),
             Some(_) | None if is_being_prepared => self.rescale_preparing(release, desired),
             Some(_) | None => {
                 tracing::info!("release {} of {}: preparing", release.version, release.app);
@@ -242,10 +244,10 @@ impl Supervisor {
     }
 
     /// An attempt at preparing has ended, or it is time for the next one.
-    fn prepared(&mut self, result: Option<Result<Built, PrepareError>>) {
+    fn prepared(&mut self, result: Option<Result<Prepared, PrepareError>>) {
         let Some(mut preparing) = self.preparing.take() else { return };
         match result {
-            Some(Ok(built)) => self.go_live(preparing.release, preparing.desired, built),
+            Some(Ok(prepared)) => self.go_live(preparing.release, preparing.desired, prepared),
             Some(Err(error)) if self.runs_once() => {
                 tracing::error!("{}", explain(&error));
                 self.outcome = Some(Outcome::NotPrepared);
@@ -269,7 +271,7 @@ impl Supervisor {
     }
 
     /// A release has been prepared: from now on its dynos are the ones that should be.
-    fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>, built: Built) {
+    fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>, prepared: Prepared) {
         let generation = Generation(self.live.as_ref().map_or(0, |live| live.generation.0) + 1);
         tracing::info!("release {} of {} is live", release.version, release.app);
         if release.logplex_url.is_some() {
@@ -286,7 +288,7 @@ impl Supervisor {
         let env =
             release.config.iter().map(|(name, value)| (name.as_str().to_owned(), value.clone())).collect();
         self.announced.send_replace(Some(Arc::clone(&release)));
-        self.live = Some(Live { release, generation, desired, env, built: built.into() });
+        self.live = Some(Live { release, generation, desired, env, prepared: prepared.into() });
         self.down.clear();
     }
 
@@ -396,24 +398,25 @@ impl Supervisor {
 
     fn start_dyno(&mut self, new: Desired) {
         let Some(live) = &self.live else { return };
-        let (command, stdio) = match &self.settings.work {
-            Work::OneOff { command, stdio } => (Some(command), stdio.clone()),
+        let (command, stdio, of_release) = match &self.settings.work {
+            Work::OneOff { command, stdio } => (command, stdio.clone(), Limits::default()),
             Work::Formation { .. } | Work::Build => {
-                let process = live.release.formation.find(&new.name.process_type);
-                (process.map(|process| &process.command), Stdio::Pipes)
+                let Some(process) = live.release.formation.find(&new.name.process_type) else { return };
+                (&process.command, Stdio::Pipes, process.limits)
             }
         };
-        let Some(command) = command else { return };
+        let limits = self.settings.limits.of(&new.name.process_type).or(of_release);
         let index = live.release.formation.iter().position(|p| p.process_type == new.name.process_type);
         let prefix = self.console.prefix(&new.name.to_string(), index.unwrap_or_default());
         let console = (stdio == Stdio::Pipes).then(|| (self.console.clone(), prefix));
         let spec = DynoSpec {
             name: new.name.to_string(),
             command: command.args().into(),
-            built: Arc::clone(&live.built),
+            built: Arc::clone(&live.prepared.built),
             env: Arc::clone(&live.env),
             port: new.port,
             stdio,
+            limits,
         };
         let dyno = Dyno {
             name: new.name.clone(),
@@ -426,7 +429,9 @@ impl Supervisor {
         let (handle, task) = dyno.start();
         let id = self.tasks.spawn(task).id();
         let Desired { name, port } = new;
-        self.members.insert(id, Member { name, port, generation: live.generation, leaving: false, handle });
+        let (generation, prepared) = (live.generation, Arc::clone(&live.prepared));
+        let member = Member { name, port, generation, leaving: false, handle, _prepared: prepared };
+        self.members.insert(id, member);
     }
 
     fn status(&self) -> FormationStatus {
@@ -479,7 +484,7 @@ impl Member {
     }
 
     fn observe(&self, id: Id) -> Observed<Id> {
-        let Self { name, port, generation, leaving, handle: _ } = self;
+        let Self { name, port, generation, leaving, handle: _, _prepared: _ } = self;
         Observed { id, name: name.clone(), port: *port, generation: *generation, leaving: *leaving }
     }
 }

@@ -4,11 +4,13 @@ use hsup_drivers::{Exit, KillSignal, Network};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::archive::Limits;
 use crate::dyno::DynoState;
 use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
 use crate::model::AppName;
-use crate::slug::{Limits, Slugs};
+use crate::slug::Slugs;
 use crate::sources::control_file;
+use crate::stack::Stacks;
 
 struct Bench {
     releases: watch::Sender<Option<Arc<Release>>>,
@@ -23,8 +25,11 @@ impl Bench {
     fn new(work: Work, one_shot: bool, network: Network, builds: &[bool]) -> Self {
         let (driver, runs) = Scripted::new(network, builds, &[]);
         let policy = Policy { one_shot, ..Policy::default() };
-        let settings = Settings { work, start_number: 1, policy, skip_build: false };
-        let preparer = Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default(), None));
+        let settings =
+            Settings { work, start_number: 1, policy, limits: Default::default(), skip_build: false };
+        let stacks = Stacks::new("/nonexistent".into(), None);
+        let preparer =
+            Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default(), None), stacks);
         let (console, _written) = Console::stdout().unwrap();
         let (releases, newest) = watch::channel(None);
         let (shutdown, shutdowns) = watch::channel(Shutdown::No);

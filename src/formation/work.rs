@@ -3,7 +3,7 @@
 use hsup_drivers::Stdio;
 
 use crate::dyno::Policy;
-use crate::model::{self, Quantities};
+use crate::model::{self, LimitSettings, Quantities};
 
 /// What becomes of log lines that a release or a flag wants shipped.
 pub const LOGS_STAY: &str = "log shipping is not in this build; log lines go to the console only";
@@ -36,6 +36,8 @@ pub struct Settings {
     pub start_number: u32,
     /// What holds for every dyno.
     pub policy: Policy,
+    /// What dynos may use of the host, where the operator says so.
+    pub limits: LimitSettings,
     /// Whether releases come prepared.
     pub skip_build: bool,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use hsup_drivers::Limits;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::names::{InvalidName, ProcessType};
@@ -81,6 +82,8 @@ pub struct Process {
     pub command: Command,
     /// How many dynos the release asks for.
     pub quantity: Quantity,
+    /// What each of its dynos may use of the host.
+    pub limits: Limits,
 }
 
 /// Why a formation cannot be.
@@ -214,6 +217,7 @@ mod tests {
             process_type: name.parse().unwrap(),
             command: vec!["true".to_owned()].try_into().unwrap(),
             quantity: quantity.try_into().unwrap(),
+            limits: Limits::default(),
         }
     }
 

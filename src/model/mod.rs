@@ -4,12 +4,14 @@
 
 mod config_vars;
 mod formation;
+mod limits;
 mod names;
 mod release;
 mod startup;
 
 pub use config_vars::{ConfigVars, InvalidConfigVar, VarName};
 pub use formation::{Command, Formation, FormationError, Process, Quantities, Quantity, QuantityOverride};
+pub use limits::{InvalidLimitSetting, LimitSetting, LimitSettings};
 pub use names::{AppName, DynoName, InvalidName, ProcessType, ReleaseVersion, StackName, Target};
 pub(crate) use release::without_secrets;
 pub use release::{InvalidDigest, Release, Sha256Digest, SlugId, SlugLocation};

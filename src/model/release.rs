@@ -208,7 +208,7 @@ impl Release {
             let mut commands: Vec<_> = release
                 .formation
                 .iter()
-                .map(|process| (process.process_type.clone(), process.command.clone()))
+                .map(|process| (process.process_type.clone(), process.command.clone(), process.limits))
                 .collect();
             commands.sort_by(|a, b| a.0.cmp(&b.0));
             commands

@@ -23,25 +23,29 @@ pub struct Bind {
     pub host: PathBuf,
     /// The path inside the dyno.
     pub inside: PathBuf,
+    /// Whether dynos may only read it.
+    pub read_only: bool,
 }
 
 /// Why a text is not a bind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "bind {0:?} is not valid: write HOST:INSIDE with two absolute paths, for instance /srv/data:/app/data"
+    "bind {0:?} is not valid: write HOST:INSIDE or HOST:INSIDE:ro with two absolute paths, for instance \
+     /srv/data:/app/data"
 )]
 pub struct InvalidBind(String);
 
 impl FromStr for Bind {
     type Err = InvalidBind;
 
-    /// `HOST:INSIDE`; one path alone stands for both.
+    /// `HOST:INSIDE`; one path alone stands for both. With `:ro` behind it it can only be read.
     fn from_str(given: &str) -> Result<Self, InvalidBind> {
-        let (host, inside) = given.split_once(':').unwrap_or((given, given));
+        let (paths, read_only) = given.strip_suffix(":ro").map_or((given, false), |paths| (paths, true));
+        let (host, inside) = paths.split_once(':').unwrap_or((paths, paths));
         if host.contains('\0') || !host.starts_with('/') || !inside.starts_with('/') || inside.contains(':') {
             return Err(InvalidBind(given.to_owned()));
         }
-        Ok(Self { host: host.into(), inside: inside.into() })
+        Ok(Self { host: host.into(), inside: inside.into(), read_only })
     }
 }
 

@@ -116,6 +116,8 @@ struct Incoming {
 struct BindText {
     host: String,
     inside: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    read_only: bool,
 }
 
 /// The payload of a startup.
@@ -146,6 +148,7 @@ pub fn encode(startup: &Startup) -> String {
             .map(|bind| BindText {
                 host: bind.host.to_string_lossy().into_owned(),
                 inside: bind.inside.to_string_lossy().into_owned(),
+                read_only: bind.read_only,
             })
             .collect(),
     };
@@ -173,7 +176,7 @@ pub fn decode(text: &str) -> Result<Startup, PayloadError> {
     };
     let name = app.name().cloned().ok_or(PayloadError::NoName)?;
     let bind = |bind: BindText| {
-        let given = format!("{}:{}", bind.host, bind.inside);
+        let given = format!("{}:{}{}", bind.host, bind.inside, if bind.read_only { ":ro" } else { "" });
         given.parse::<Bind>().map_err(|_| PayloadError::Invalid("Binds holds a path that is not absolute"))
     };
     Ok(Startup {

@@ -153,6 +153,12 @@ impl Claims {
         Ok(Self { inner: Arc::new(Inner { dir, runs, owner, here, books }) })
     }
 
+    /// Has the turn of UIDs begin at this one. The kernel removes the network of a dyno some time after it has ended,
+    /// and whoever comes next with the same UID and /30 would wait for that.
+    pub fn begin_at(&self, uid: u32) {
+        self.inner.books().next_uid = uid;
+    }
+
     /// Claims the first of these numbers that is free.
     ///
     /// # Errors

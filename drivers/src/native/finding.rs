@@ -23,6 +23,8 @@ pub enum What {
     Uid,
     /// The claim of a /30 network.
     Subnet,
+    /// The packet filter of all dynos.
+    Filter,
 }
 
 impl fmt::Display for What {
@@ -37,6 +39,7 @@ impl fmt::Display for What {
             Self::Dir => "directory",
             Self::Uid => "claim of UID",
             Self::Subnet => "claim of subnet",
+            Self::Filter => "packet filter",
         })
     }
 }

@@ -3,16 +3,37 @@
 
 pub mod cgroup;
 pub mod claims;
+mod command;
+mod copy;
+pub mod doctor;
+mod driver;
+mod error;
+mod etc;
 mod files;
 mod finding;
+mod holdings;
+mod init;
 pub mod ledger;
 pub mod mountinfo;
 pub mod network;
+mod network_users;
+mod privileges;
+mod protocol;
 pub mod reconcile;
 pub mod remove_tree;
+mod root;
+mod run;
 mod scan;
+mod seccomp;
+mod start;
 #[cfg(test)]
 mod testing;
 pub mod undo;
+mod uplink;
+mod wires;
+mod zygote;
 
-pub use crate::owner;
+pub use driver::{Native, NativeSettings};
+pub use error::NativeError;
+pub use protocol::BindMount;
+pub use zygote::Zygote;

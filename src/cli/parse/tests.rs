@@ -86,6 +86,8 @@ fn everything_has_its_default() {
         one_shot: false,
         start_number: 1,
         logplex_url: None,
+        limits: LimitSettings::default(),
+        native: native::read(&mut Reader::new(&|_| None), Vec::new()),
         binds: vec![],
         state_dir: "/home/me/.local/state/hsup".into(),
         stack_manifest: None,
@@ -156,14 +158,14 @@ fn all_that_is_wrong_is_said_at_once() {
         &[
             "--app: app name \"my/app\" is not valid: only letters, digits and -, _ are allowed (in stack and \
              app names also .)",
-            "--dynodriver: the docker driver is not in this build: use simple or abspath",
+            "--dynodriver: the docker driver is not in this build: use simple, abspath or native",
             "HSUP_ONESHOT: \"maybe\" is neither yes nor no: write true or false",
             "--start-number: \"0\" is not the number of a dyno: write a whole number from 1 to 1000000",
             "--logplex-url: the value (not shown, since it may hold a password) is not an HTTP URL: write \
              https://USER:PASSWORD@HOST/PATH",
-            "--bind: bind \"rel:/x\" is not valid: write HOST:INSIDE with two absolute paths, for instance \
+            "--bind: bind \"rel:/x\" is not valid: write HOST:INSIDE or HOST:INSIDE:ro with two absolute paths, for instance \
              /srv/data:/app/data",
-            "--bind: bind \"/y:z\" is not valid: write HOST:INSIDE with two absolute paths, for instance \
+            "--bind: bind \"/y:z\" is not valid: write HOST:INSIDE or HOST:INSIDE:ro with two absolute paths, for instance \
              /srv/data:/app/data",
             &format!(
                 "no source of releases: there is no Procfile in {}: run hsup in the directory of an app, or \

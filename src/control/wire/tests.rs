@@ -40,6 +40,7 @@ fn status_is_what_users_know_and_more() {
         restarts: 4,
         last_exit: Some(dyno::LastExit {
             how: dyno::Ended::Exited(Exit::Signal(9)),
+            out_of_memory: false,
             at: at("2026-01-02T03:04:05Z"),
         }),
         next_retry_at: Some(at("2026-01-02T03:04:15.5Z")),
@@ -135,7 +136,8 @@ fn each_way_to_end_has_its_form() {
         ),
     ];
     for (how, mut form) in forms {
-        let last = LastExit::from(&dyno::LastExit { how, at: at("2026-01-02T03:04:05Z") });
+        let last =
+            LastExit::from(&dyno::LastExit { how, out_of_memory: false, at: at("2026-01-02T03:04:05Z") });
         form["At"] = json!("2026-01-02T03:04:05.000Z");
         assert_eq!(serde_json::to_value(&last).unwrap(), form);
         assert_eq!(serde_json::from_value::<LastExit>(form).unwrap(), last);

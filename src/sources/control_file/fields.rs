@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use hsup_drivers::Limits;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -17,7 +18,7 @@ use crate::model::{
 pub(super) const FIELDS: [&str; 8] =
     ["Version", "Name", "Env", "Slug", "SlugChecksum", "Stack", "Processes", "LogplexURL"];
 /// The fields of an element of `Processes`.
-pub(super) const PROCESS_FIELDS: [&str; 3] = ["Args", "Quantity", "Type"];
+pub(super) const PROCESS_FIELDS: [&str; 4] = ["Args", "Limits", "Quantity", "Type"];
 
 /// A control file as read: a release but for the app's name, which it may leave out.
 #[derive(Debug, Default)]
@@ -344,11 +345,12 @@ impl<'de> Visitor<'de> for OneProcess<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Process, A::Error> {
         let mut keys = Keys::default();
-        let (mut process_type, mut command, mut quantity) = (None, None, None);
+        let (mut process_type, mut command, mut quantity, mut limits) = (None, None, None, None);
         while let Some(key) = map.next_key::<String>()? {
             match keys.note(key)? {
                 "Type" => process_type = map.next_value_seed(Text(|name: &str| self.check_type(name)))?,
                 "Args" => command = map.next_value_seed(Args)?,
+                "Limits" => limits = map.next_value::<Option<Limits>>()?,
                 "Quantity" => quantity = map.next_value_seed(Number(quantity_of))?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
@@ -359,6 +361,7 @@ impl<'de> Visitor<'de> for OneProcess<'_> {
             process_type: process_type.ok_or_else(|| keys.missing("Type", "\"Type\": \"web\""))?,
             command: command.ok_or_else(|| keys.missing("Args", "\"Args\": [\"./web\"]"))?,
             quantity: quantity.unwrap_or(Quantity::ONE),
+            limits: limits.unwrap_or_default(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! A release as the JSON of a control file. It holds secrets: whoever writes it down sees to its mode.
 
+use hsup_drivers::Limits;
 use serde::{Serialize, Serializer};
 
 use crate::model::{
@@ -35,6 +36,8 @@ struct Document<'a> {
 #[serde(rename_all = "PascalCase")]
 struct OneProcess<'a> {
     args: &'a Command,
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    limits: &'a Limits,
     quantity: Quantity,
     #[serde(rename = "Type")]
     process_type: &'a str,
@@ -44,6 +47,7 @@ impl<'a> From<&'a Process> for OneProcess<'a> {
     fn from(process: &'a Process) -> Self {
         Self {
             args: &process.command,
+            limits: &process.limits,
             quantity: process.quantity,
             process_type: process.process_type.as_str(),
         }

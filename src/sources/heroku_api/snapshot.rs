@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use hsup_drivers::Limits;
 use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 
@@ -309,6 +310,7 @@ fn add(formation: &mut Formation, name: &str, command: &str, quantity: u32) -> R
         process_type: name.parse::<ProcessType>().map_err(|error| error.to_string())?,
         command: Command::try_from(vec![command.to_owned()]).map_err(|error| of_type(&error))?,
         quantity: Quantity::try_from(quantity).map_err(|error| of_type(&error))?,
+        limits: Limits::default(),
     };
     formation.add(process).map_err(|error| error.to_string())
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::error::LineError;
+use hsup_drivers::Limits;
+
 use crate::model::{Command, Formation, Process, ProcessType, Quantity};
 
 /// The process type of Heroku's release phase, which runs before dynos start and never as one of them.
@@ -46,7 +48,7 @@ fn process(line: &str) -> Result<Process, String> {
     let process_type: ProcessType = name.trim_end().parse().map_err(|error| format!("{error}"))?;
     let command = Command::try_from(vec![command.trim().to_owned()]).map_err(|error| error.to_string())?;
     let quantity = if process_type.as_str() == RELEASE_PHASE { Quantity::default() } else { Quantity::ONE };
-    Ok(Process { process_type, command, quantity })
+    Ok(Process { process_type, command, quantity, limits: Limits::default() })
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ impl Cgroup {
     }
 
     /// Its directory in the v2 hierarchy, for a process to be cloned into (`CLONE_INTO_CGROUP`).
-    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+    pub fn unified_dir(&self) -> Option<BorrowedFd<'_>> {
         self.unified_fd.as_ref().map(AsFd::as_fd)
     }
 
@@ -118,7 +118,7 @@ impl Cgroup {
         self.paths().try_for_each(|dir| enter(dir, pid))
     }
 
-    /// Moves a process that was cloned into the cgroup ([`Cgroup::clone_into`]) to where that does not reach.
+    /// Moves a process that was cloned into the cgroup (`CLONE_INTO_CGROUP`) to where that does not reach.
     ///
     /// # Errors
     /// If the process is gone or may not be moved.

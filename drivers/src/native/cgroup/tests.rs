@@ -128,7 +128,7 @@ fn gone(paths: &[PathBuf]) -> bool {
 fn a_tree_of_processes_is_killed_and_the_cgroup_removed() {
     let Some(real) = Real::new("") else { return };
     let mut guard = real.cgroup("");
-    assert_eq!(guard.cgroup.clone_into().is_some(), guard.cgroup.unified.is_some());
+    assert_eq!(guard.cgroup.unified_dir().is_some(), guard.cgroup.unified.is_some());
     guard.start(TREE);
     guard.wait_for_procs(TREE_PROCS);
     assert_eq!(guard.cgroup.usage().pids, Some(20));
@@ -289,7 +289,7 @@ fn cgroups_that_a_dyno_made_are_removed_with_its_own() {
     assert_eq!(guard.cgroup.procs().unwrap().len(), 2);
     let later = Cgroup::open(guard.paths());
     assert_eq!(later.procs().unwrap(), guard.cgroup.procs().unwrap());
-    assert!(later.clone_into().is_some());
+    assert!(later.unified_dir().is_some());
     later.kill().unwrap();
     later.remove().unwrap();
     assert!(gone(&guard.paths()));

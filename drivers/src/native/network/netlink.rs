@@ -6,12 +6,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, sendmsg, socket,
+    socketpair,
+};
 
 use crate::sys;
 
@@ -134,7 +137,7 @@ impl fmt::Display for Said<'_> {
 }
 
 /// A message that is being written. Integers are given in the byte order that their attribute has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Message(Vec<u8>);
 
 impl Message {
@@ -299,6 +302,24 @@ impl Socket {
             }
         }
         Err(NetworkError::NoAnswer { step: name.into() })
+    }
+
+    /// Has the kernel close the socket, when it gets to it.
+    ///
+    /// What is removed from nf_tables is gone at once, but its memory is freed only when no processor can be reading
+    /// it any more, and to close a socket that has spoken to nf_tables waits for that: some 10 milliseconds. So the
+    /// socket goes into a message that nobody can receive, since the one that could is in it too. The kernel finds
+    /// such messages when a socket is closed, and drops them (before 6.10 at once, so that this waits as well).
+    pub(super) fn close_later(self) {
+        // Whatever fails here, it is closed then.
+        let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
+        let Ok((receiver, sender)) = pair else { return };
+        let both = [self.0.as_raw_fd(), receiver.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&both)];
+        let _closed =
+            sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None);
+        drop((self, receiver));
+        drop(sender);
     }
 
     /// The index of an interface, in the socket's network namespace.

@@ -3,22 +3,27 @@
 //! A dyno is known by the [group](super::Allow::group) of its link, so that the rules do not change when dynos
 //! start and stop. Other tables are not touched, and what they drop stays dropped.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::link::{DYNOS, GROUP, METADATA};
-use super::netlink::{APPEND, CREATE, Message, NetworkError, Socket, Step};
+use super::netlink::{APPEND, CREATE, EXCLUSIVE, Message, NetworkError, Socket, Step, attribute};
 
 /// The table's name.
 const TABLE: &str = "hsup";
+
+/// The length of `struct nfgenmsg`.
+const HEADER_BYTES: usize = 4;
 
 /// The bits of a group that are the same for all dynos.
 const ANY: u32 = !(DYNOS | METADATA);
 
 // Attributes, as named in `linux/netfilter/nf_tables.h`.
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_USERDATA: u16 = 6;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -77,7 +82,7 @@ const DESTINATION_PORT: i32 = 2;
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 
-/// Installs the rules, in place of those that are there, in one step.
+/// Installs the rules, in one step: in place of others that are there, and not at all if they are there already.
 ///
 /// - A dyno sends from its own address only, and to none of the host's loopback addresses.
 /// - Unless it is [allowed](super::Allow), it reaches no link-local address, and opens no connection to a dyno.
@@ -87,19 +92,32 @@ const DOMAIN: u16 = 53;
 /// # Errors
 /// If the kernel refuses a step, which is named; the rules are as they were then.
 pub fn install(stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
-    // To delete a table that is not there is an error; to add one that is there is none.
-    let mut steps = vec![
-        Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
-        Step::new("clear the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
-        Step::new("create the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
-    ];
-    for (chain, rules) in ruleset(stub) {
-        steps.push(Step::new(format!("create the chain {} of nf_tables", chain.name), chain.message()));
-        for rule in rules {
-            steps.push(Step::new(format!("create the rule {:?} of nf_tables", rule.0), rule.message(&chain)));
+    let rules: Vec<(String, Message)> = ruleset(stub).into_iter().flat_map(messages).collect();
+    let comment = comment(&format!("rules {:016x}", hash(&rules)));
+    let table = |flags| table(libc::NFT_MSG_NEWTABLE, flags).with(NFTA_TABLE_USERDATA, &comment);
+    let create = |flags| Step::new("create the table hsup of nf_tables", table(flags));
+    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let installed = loop {
+        let (steps, alone) = match Found::look(&socket)? {
+            // To delete is what takes the kernel its time.
+            Found::Nothing => (vec![create(CREATE | EXCLUSIVE)], true),
+            Found::Table { comment: theirs } if theirs == comment => break Ok(()),
+            // It may be gone by now: to delete a table that is not there is an error, to create one twice is none.
+            Found::Table { .. } => {
+                let clear =
+                    Step::new("clear the table hsup of nf_tables", self::table(libc::NFT_MSG_DELTABLE, 0));
+                (vec![create(CREATE), clear, create(CREATE)], false)
+            }
+        };
+        let rules = rules.iter().map(|(name, message)| Step::new(name.clone(), message.clone()));
+        match commit(&socket, steps.into_iter().chain(rules)) {
+            // Another hsup was quicker.
+            Err(error) if alone && error.is(Errno::EEXIST) => {}
+            committed => break committed,
         }
-    }
-    commit(steps)
+    };
+    socket.close_later();
+    installed
 }
 
 /// Removes the rules, if they are there.
@@ -107,33 +125,63 @@ pub fn install(stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
 /// # Errors
 /// If the kernel refuses.
 pub fn uninstall() -> Result<(), NetworkError> {
-    commit(vec![
+    let steps = [
         Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
         Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
-    ])
+    ];
+    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    let committed = commit(&socket, steps);
+    socket.close_later();
+    committed
 }
 
-/// Whether the rules are there.
+/// Whether rules are there.
 ///
 /// # Errors
 /// If the kernel does not tell.
 pub fn is_installed() -> Result<bool, NetworkError> {
-    let question = Step::new("look for the table hsup of nf_tables", table(libc::NFT_MSG_GETTABLE, 0));
-    match Socket::open(SockProtocol::NetlinkNetFilter)?.perform(vec![question]) {
-        Ok(()) => Ok(true),
-        Err(error) if error.is(Errno::ENOENT) => Ok(false),
-        Err(error) => Err(error),
+    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    Found::look(&socket).map(|found| matches!(found, Found::Table { .. }))
+}
+
+/// What is there.
+enum Found {
+    Nothing,
+    Table {
+        /// That of the table, in its own encoding.
+        comment: Vec<u8>,
+    },
+}
+
+impl Found {
+    fn look(socket: &Socket) -> Result<Self, NetworkError> {
+        let question = table(libc::NFT_MSG_GETTABLE, 0);
+        match socket.get("look for the table hsup of nf_tables", question) {
+            Ok(answer) => {
+                let attributes = answer.get(HEADER_BYTES..).unwrap_or_default();
+                let comment = attribute(attributes, NFTA_TABLE_USERDATA).unwrap_or_default().to_vec();
+                Ok(Self::Table { comment })
+            }
+            Err(error) if error.is(Errno::ENOENT) => Ok(Self::Nothing),
+            Err(error) => Err(error),
+        }
     }
 }
 
+fn hash(rules: &[(String, Message)]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    rules.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Performs all steps or none.
-fn commit(steps: Vec<Step>) -> Result<(), NetworkError> {
+fn commit(socket: &Socket, steps: impl IntoIterator<Item = Step>) -> Result<(), NetworkError> {
     let bound =
         |kind: i32| Message::new(kind as u16, 0, &header(libc::AF_UNSPEC, libc::NFNL_SUBSYS_NFTABLES as u16));
     let begin = Step::new("change nf_tables", bound(libc::NFNL_MSG_BATCH_BEGIN));
     let end = Step::new("finish the change of nf_tables", bound(libc::NFNL_MSG_BATCH_END)).unanswered();
     let steps = std::iter::once(begin).chain(steps).chain([end]).collect();
-    Socket::open(SockProtocol::NetlinkNetFilter)?.perform(steps)
+    socket.perform(steps)
 }
 
 /// A chain: a name, and where in a packet's way through the kernel it stands.
@@ -182,6 +230,16 @@ impl Chain {
     }
 }
 
+/// A chain with its rules, and what each message does, for errors.
+fn messages((chain, rules): (Chain, Vec<Rule>)) -> Vec<(String, Message)> {
+    let create = (format!("create the chain {} of nf_tables", chain.name), chain.message());
+    let rules = rules.into_iter().map(|rule| {
+        let name = format!("create the rule {:?} of nf_tables", rule.0);
+        (name, rule.message(&chain))
+    });
+    std::iter::once(create).chain(rules).collect()
+}
+
 /// All rules, by their chains.
 fn ruleset(stub: Option<Ipv4Addr>) -> Vec<(Chain, Vec<Rule>)> {
     let resolver = |stub: Ipv4Addr| {
@@ -220,10 +278,7 @@ impl Rule {
     }
 
     fn message(self, chain: &Chain) -> Message {
-        let Self(comment, expressions) = self;
-        // A comment is an entry of its own encoding: its kind (0), its length and the text with a NUL.
-        let length = u8::try_from(comment.len() + 1).expect("comments are short");
-        let comment = [&[0, length], comment.as_bytes(), &[0]].concat();
+        let Self(text, expressions) = self;
         message(libc::NFT_MSG_NEWRULE, CREATE | APPEND)
             .text(NFTA_RULE_TABLE, TABLE)
             .text(NFTA_RULE_CHAIN, chain.name)
@@ -236,7 +291,7 @@ impl Rule {
                     })
                 })
             })
-            .with(NFTA_RULE_USERDATA, &comment)
+            .with(NFTA_RULE_USERDATA, &comment(text))
     }
 }
 
@@ -377,8 +432,14 @@ fn message(kind: i32, flags: u16) -> Message {
     Message::new((libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16, flags, &header(libc::NFPROTO_IPV4, 0))
 }
 
+/// What nft(8) shows as a comment, an entry of an encoding of its own: its kind (0), its length and the text with a NUL.
+fn comment(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len() + 1).expect("comments are short");
+    [&[0, length], text.as_bytes(), &[0]].concat()
+}
+
 /// `struct nfgenmsg`.
-fn header(family: i32, resource: u16) -> [u8; 4] {
+fn header(family: i32, resource: u16) -> [u8; HEADER_BYTES] {
     let [high, low] = resource.to_be_bytes();
     [family as u8, 0, high, low]
 }

@@ -1,0 +1,129 @@
+//! What hsups that could not clean up after themselves have left on this host: found, and mended.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::cgroup::{Cgroup, Hierarchies, Host};
+use super::ledger::RunId;
+use super::network::{self, nft};
+use super::network_users::Users;
+use super::reconcile::{self, Finding, State, What};
+use super::undo::{Fault, Seen, Undo, Undone};
+use crate::Limits;
+
+/// Where the places of runs are, below the state dir.
+pub(super) const DYNOS: &str = "native/dynos";
+
+/// Looks for what is left, and changes nothing.
+pub fn look(state_dir: &Path) -> Vec<Finding> {
+    let mut findings = reconcile::look(state_dir, &OfHost { state_dir: state_dir.to_owned() });
+    findings.extend(filter(false));
+    findings
+}
+
+/// Undoes what is left.
+pub fn mend(state_dir: &Path) -> Vec<Finding> {
+    let mut findings = reconcile::mend(state_dir, &OfHost { state_dir: state_dir.to_owned() });
+    findings.extend(filter(true));
+    findings
+}
+
+/// The packet filter, where nobody uses it.
+fn filter(mend: bool) -> Option<Finding> {
+    let finding = |state| Finding { what: What::Filter, place: "hsup".to_owned(), state };
+    let alone = match Users::alone() {
+        Ok(alone) => alone?.leave(),
+        Err(error) => return Some(finding(State::Kept(format!("cannot tell who uses it: {error}")))),
+    };
+    match (nft::is_installed(), mend) {
+        (Ok(false), _) => None,
+        (Ok(true), false) => Some(finding(State::Found)),
+        (Ok(true), true) => {
+            let removed = nft::uninstall();
+            drop(alone);
+            Some(finding(
+                removed.map_or_else(|error| State::Kept(crate::explain(&error)), |()| State::Mended),
+            ))
+        }
+        (Err(error), _) => Some(finding(State::Kept(crate::explain(&error)))),
+    }
+}
+
+/// Undoes what is left, at the start of an hsup, and logs it.
+pub(super) fn mend_and_tell(state_dir: &Path) {
+    let mut mended = 0;
+    for finding in reconcile::mend(state_dir, &OfHost { state_dir: state_dir.to_owned() }) {
+        match &finding.state {
+            State::Mended => mended += 1,
+            State::Found | State::Kept(_) => tracing::error!("{finding}"),
+        }
+    }
+    if mended > 0 {
+        tracing::warn!("removed {mended} things that an hsup which was killed had left behind");
+    }
+}
+
+/// The real things.
+struct OfHost {
+    state_dir: PathBuf,
+}
+
+impl Undo for OfHost {
+    fn remove_cgroup(&self, cgroup: &Path) -> Undone {
+        if !cgroup.exists() {
+            return Ok(false);
+        }
+        let cgroup = Cgroup::open([cgroup.to_owned()]);
+        cgroup.kill()?;
+        cgroup.remove()?;
+        Ok(true)
+    }
+
+    fn delete_link(&self, name: &str) -> Undone {
+        let there = network::host_links()?.iter().any(|link| link == name);
+        network::disconnect(name)?;
+        Ok(there)
+    }
+
+    fn cgroups(&self) -> Result<Vec<Seen<PathBuf>>, Fault> {
+        let hierarchies = Hierarchies::detect(&Host::read()?);
+        // Each limit has a hierarchy of its own, where the host has those.
+        let limits = [
+            Limits::default(),
+            Limits { memory_bytes: Some(u64::MAX), ..Limits::default() },
+            Limits { cpu_millis: Some(u32::MAX), ..Limits::default() },
+            Limits { pids: Some(u32::MAX), ..Limits::default() },
+            Limits { io_weight: Some(1), ..Limits::default() },
+        ];
+        let places = limits.iter().filter_map(|limits| hierarchies.plan("any", limits).ok()).flatten();
+        let mut parents: Vec<PathBuf> =
+            places.filter_map(|place| place.parent().map(Path::to_owned)).collect();
+        parents.sort();
+        parents.dedup();
+        Ok(parents.iter().flat_map(|parent| of_runs(parent)).collect())
+    }
+
+    /// None: a link does not tell whose it is, and goes with the namespace of its dyno.
+    fn links(&self) -> Result<Vec<Seen<String>>, Fault> {
+        Ok(Vec::new())
+    }
+
+    fn dirs(&self) -> Result<Vec<Seen<PathBuf>>, Fault> {
+        Ok(of_runs(&self.state_dir.join(DYNOS)))
+    }
+
+    /// None: the mounts of dynos are in namespaces of their own.
+    fn mounts(&self) -> Result<Vec<Seen<PathBuf>>, Fault> {
+        Ok(Vec::new())
+    }
+}
+
+/// What is in a directory and named after a run.
+fn of_runs(dir: &Path) -> Vec<Seen<PathBuf>> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let seen = entries.filter_map(|entry| {
+        let run: RunId = entry.file_name().to_str()?.parse().ok()?;
+        Some(Seen { name: entry.path(), owner: Some(run.owner().clone()) })
+    });
+    seen.collect()
+}

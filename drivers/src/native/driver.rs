@@ -1,0 +1,140 @@
+//! The `native` driver: what it is set up with, and what of it is the business of every driver.
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::cgroup::{Hierarchies, Host};
+use super::claims::Claims;
+use super::doctor;
+use super::error::NativeError;
+use super::ledger::Ledger;
+use super::network::{Allow, Block, ExtraInterface, Routes};
+use super::protocol::BindMount;
+use super::run::NativeRun;
+use super::start::Starter;
+use super::uplink::Uplink;
+use super::zygote::Zygote;
+use crate::guardian::Guardian;
+use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
+
+/// What the root of a stack image must have for something to be mounted on.
+const PLACES: [&str; 7] = ["app", "dev", "etc", "proc", "sys", "tmp", "var/tmp"];
+
+/// How the driver is set up.
+#[derive(Clone, Debug)]
+pub struct NativeSettings {
+    /// Where hsup keeps what must outlive it.
+    pub state_dir: PathBuf,
+    /// What the /30 networks of dynos are taken from.
+    pub block: Block,
+    /// What the users of dynos are taken from.
+    pub uids: RangeInclusive<u32>,
+    /// An interface of the host on which each dyno has a further one, and its address there.
+    pub extra_interface: Option<ExtraInterface>,
+    /// Further routes of dynos.
+    pub extra_routes: Routes,
+    /// What dynos may reach besides the world outside.
+    pub allow: Allow,
+    /// Paths of the host that dynos see.
+    pub binds: Vec<BindMount>,
+    /// What is at `/app` where a release has no slug: the folder of a Procfile.
+    pub app_dir: Option<PathBuf>,
+}
+
+/// The `native` driver.
+pub struct Native {
+    starter: Arc<Starter>,
+}
+
+impl Native {
+    /// A driver that has its dynos cloned from this zygote. What earlier hsups have left behind is undone first.
+    ///
+    /// # Errors
+    /// If the state dir, the cgroups or the network cannot be used.
+    pub fn new(
+        zygote: Zygote,
+        guardian: Arc<Guardian>,
+        settings: NativeSettings,
+    ) -> Result<Self, NativeError> {
+        // First, since it goes on beside the rest.
+        let uplink = Uplink::begin()?;
+        doctor::mend_and_tell(&settings.state_dir);
+        let mut cgroups = Hierarchies::detect(&Host::read()?);
+        cgroups.prepare()?;
+        let claims = Claims::open(&settings.state_dir)?;
+        claims.begin_at(turn(&settings.uids));
+        let starter = Starter {
+            guardian,
+            zygote,
+            claims,
+            ledger: Ledger::open(&settings.state_dir)?,
+            cgroups,
+            uplink,
+            copies: AtomicBool::new(false),
+            settings,
+        };
+        Ok(Self { starter: Arc::new(starter) })
+    }
+}
+
+/// Where an hsup begins to look for free UIDs: not where the one before it did.
+fn turn(uids: &RangeInclusive<u32>) -> u32 {
+    let count = uids.end().saturating_sub(*uids.start()).saturating_add(1);
+    uids.start() + process::id() % count
+}
+
+/// Sees to it that a stack image has what dynos need to be there.
+fn complete(root: &Path) -> Result<(), BuildError> {
+    for place in PLACES.map(|place| root.join(place)) {
+        let io = |operation| {
+            let path = place.clone();
+            move |source| BuildError::Io { operation, path, source }
+        };
+        if !place.is_dir() {
+            fs::create_dir_all(&place).map_err(io("make in the stack image, which lacks it,"))?;
+        }
+    }
+    Ok(())
+}
+
+impl DynoDriver for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn network(&self) -> Network {
+        Network::Isolated
+    }
+
+    fn needs_slug(&self) -> bool {
+        true
+    }
+
+    fn needs_stack(&self) -> bool {
+        true
+    }
+
+    fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>> {
+        Box::pin(async {
+            let root = spec.stack_dir.clone().ok_or(BuildError::NoStack { driver: "native" })?;
+            complete(&root)?;
+            Ok(Built { app_dir: spec.slug_dir.clone(), root: Some(root) })
+        })
+    }
+
+    fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        let (starter, spec) = (Arc::clone(&self.starter), spec.clone());
+        Box::pin(async move {
+            // The steps of it wait for the kernel, and for init.
+            let started = tokio::task::spawn_blocking(move || starter.start(&spec)).await;
+            let started = started.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+            let run = NativeRun::new(started);
+            Ok(run.map_err(|source| StartError::System { operation: "watch the dyno", source })?
+                as Arc<dyn Run>)
+        })
+    }
+}

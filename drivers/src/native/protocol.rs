@@ -1,0 +1,279 @@
+//! What hsup proper, the zygote and a dyno's init say to one another, and how it is sent.
+//!
+//! hsup proper sends the zygote a [`StartRequest`] with descriptors; the zygote answers with the pid and the pidfd
+//! of the new init, or with why there is none. Between hsup proper and each init there is a socket of their own:
+//! hsup says [`Order`]s, init says [`Report`]s, and the end of the socket means the end of whoever held it.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::network::Subnet;
+use crate::{StartError, sys};
+
+/// The most descriptors that go with one message.
+const MAX_DESCRIPTORS: usize = 5;
+
+/// Config vars have at most some megabytes; what is larger is no message of ours.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// All that init needs to know of its dyno.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StartRequest {
+    /// The name of the host, as the dyno sees it.
+    pub(super) hostname: String,
+    /// The user and the group of the dyno.
+    pub(super) uid: u32,
+    /// The root of the stack image.
+    pub(super) root: PathBuf,
+    /// What is at `/app`.
+    pub(super) app: AppDir,
+    /// Paths of the host that the dyno sees.
+    pub(super) binds: Vec<BindMount>,
+    /// Files of `/etc` that are not the stack image's: name and content.
+    pub(super) etc: Vec<(String, String)>,
+    /// The size of `/tmp`, of `/var/tmp` and of `/dev/shm`, in bytes each.
+    pub(super) tmp_bytes: u64,
+    /// The command line.
+    pub(super) line: String,
+    /// The whole environment, `NAME=value` each.
+    pub(super) env: Vec<String>,
+    /// What standard input, output and errors are.
+    pub(super) stdio: StdioKind,
+    /// The most processes of the dyno's user.
+    pub(super) max_processes: u64,
+    /// The soft limit of open files.
+    pub(super) open_files: u64,
+    /// Whether there is a unified cgroup to be born in, the last of the descriptors.
+    pub(super) into_cgroup: bool,
+    /// What the dyno's end of its network is to be.
+    pub(super) network: InsideNetwork,
+}
+
+/// What the dyno's end of its network is to be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct InsideNetwork {
+    /// Its /30.
+    pub(super) subnet: Subnet,
+    /// The host's end of it.
+    pub(super) host_link: String,
+    /// Further routes, and a further interface, as their settings are written.
+    pub(super) routes: String,
+    pub(super) extra: Option<String>,
+}
+
+/// What is at `/app`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum AppDir {
+    /// Nothing: a folder in memory.
+    Empty,
+    /// The files of a release, shared by its dynos, with what this dyno writes in a layer of its own.
+    Layers {
+        /// The files.
+        lower: PathBuf,
+        /// The user and the group whose they are on disk: in the dyno they are its own.
+        owner: (u32, u32),
+        /// What the dyno writes.
+        upper: PathBuf,
+        /// What the kernel needs for it.
+        work: PathBuf,
+    },
+    /// A folder of the dyno's own.
+    Own(PathBuf),
+}
+
+/// A path of the host that the dyno sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindMount {
+    /// The path on the host.
+    pub host: PathBuf,
+    /// The path in the dyno.
+    pub inside: PathBuf,
+    /// Whether the dyno may only read it.
+    pub read_only: bool,
+}
+
+/// What standard input, output and errors are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum StdioKind {
+    /// Pipes, made for the dyno.
+    Pipes,
+    /// hsup's own.
+    Inherited,
+    /// A terminal, made for the dyno.
+    Terminal,
+}
+
+/// What init cannot do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Failure {
+    /// A step of the set-up.
+    Step { what: String, errno: i32 },
+    /// The program is not there.
+    NotFound { program: String, place: String },
+    /// The program is there and cannot be executed.
+    NotExecutable { path: PathBuf, errno: i32 },
+}
+
+impl Failure {
+    /// A step that failed.
+    pub(super) fn step(what: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::Step { what: what.into(), errno: errno as i32 }
+    }
+
+    /// A step that failed, by an error of the standard library.
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Step { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    }
+}
+
+impl From<Failure> for StartError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Step { what, errno } => {
+                Self::SetUp { what, source: io::Error::from_raw_os_error(errno) }
+            }
+            Failure::NotFound { program, place } => Self::NotFound { program, place },
+            Failure::NotExecutable { path, errno } => {
+                Self::NotExecutable { path, source: io::Error::from_raw_os_error(errno) }
+            }
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let errno = |source: io::Error| source.raw_os_error().unwrap_or(libc::EIO);
+        match error {
+            StartError::NotFound { program, place } => Self::NotFound { program, place },
+            StartError::NotExecutable { path, source } => Self::NotExecutable { path, errno: errno(source) },
+            StartError::System { operation, source } => {
+                Self::Step { what: operation.to_owned(), errno: errno(source) }
+            }
+            StartError::SetUp { what, source } => Self::Step { what, errno: errno(source) },
+        }
+    }
+}
+
+/// What hsup tells init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// The host's side is there: limits, the other end of the network, the packet filter.
+    GoOn,
+    /// Send SIGTERM to every process.
+    Terminate,
+}
+
+/// What init tells hsup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The main process has been executed.
+    Started,
+    /// There will be none.
+    Failed(Failure),
+    /// The main process has ended, by a code or by a signal. If it was not `alone`, others go on.
+    Exited { exit: ExitText, alone: bool },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ExitText {
+    Code(u8),
+    Signal(i32),
+}
+
+/// What the zygote answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// The pid of the new init, whose pidfd comes along.
+    Init(u32),
+    /// There is none.
+    Failed(Failure),
+}
+
+/// Sends a message of any size, with descriptors.
+pub(super) fn send<T: Serialize>(
+    stream: &mut UnixStream,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let body = serde_json::to_vec(message).map_err(io::Error::other)?;
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?.to_ne_bytes();
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let sent =
+        sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&length)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    if sent != length.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    stream.write_all(&body)
+}
+
+/// Receives a message and its descriptors; none at the end of the stream.
+pub(super) fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut length = [0; 4];
+    let (received, fds) = sys::receive_descriptors(stream.as_fd(), &mut length, MAX_DESCRIPTORS)?;
+    if received == 0 {
+        return Ok(None);
+    }
+    let length = usize::try_from(u32::from_ne_bytes(length)).map_err(io::Error::other)?;
+    if received != 4 || length > MAX_MESSAGE_BYTES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(Some((serde_json::from_slice(&body).map_err(io::Error::other)?, fds)))
+}
+
+/// Sends a small message over a socket that keeps their bounds.
+pub(super) fn say<T: Serialize>(socket: BorrowedFd<'_>, message: &T) -> io::Result<()> {
+    let body = serde_json::to_vec(message).map_err(io::Error::other)?;
+    nix::sys::socket::send(socket.as_raw_fd(), &body, MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next small message; none at the end of the socket. Where the socket does not block, `WouldBlock` means that
+/// there is none yet.
+pub(super) fn hear<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<T>> {
+    let mut body = [0; 16 * 1024];
+    loop {
+        match nix::sys::socket::recv(socket.as_raw_fd(), &mut body, MsgFlags::empty()) {
+            Ok(0) => return Ok(None),
+            Ok(length) => {
+                return Ok(Some(serde_json::from_slice(&body[..length]).map_err(io::Error::other)?));
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_any_size_arrives_with_its_descriptors() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let large = "x".repeat(1 << 20);
+        let sender = std::thread::spawn({
+            let large = large.clone();
+            move || {
+                let null = std::fs::File::open("/dev/null").unwrap();
+                send(&mut ours, &large, &[null.as_fd(), null.as_fd()]).unwrap();
+            }
+        });
+        let (got, fds) = receive::<String>(&mut theirs).unwrap().unwrap();
+        sender.join().unwrap();
+        assert_eq!((got == large, fds.len()), (true, 2));
+        assert!(receive::<String>(&mut theirs).unwrap().is_none());
+    }
+}

@@ -1,0 +1,322 @@
+//! How a run is put together from the rooms beside this file: what it holds is claimed, written down and made, init
+//! is cloned, and the host's side made while init sets up the dyno.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+use super::NativeSettings;
+use super::cgroup::{Cgroup, Hierarchies};
+use super::claims::Claims;
+use super::copy::copy_owned;
+use super::etc::{self, Etc};
+use super::holdings::Holdings;
+use super::ledger::{Init, Ledger, Record};
+use super::network::{HostLink, Subnet, connect, connect_extra};
+use super::protocol::{AppDir, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
+use super::root;
+use super::run::Started;
+use super::uplink::Uplink;
+use super::wires::{Wires, wires};
+use super::zygote::Zygote;
+use crate::command::shell_line;
+use crate::guardian::Guardian;
+use crate::simple::{DEFAULT_PATH, environment};
+use crate::{DynoSpec, KillSignal, StartError, sys};
+
+/// The most processes of a dyno to which no limit is given: far more than an app has, and no danger to the host.
+const MAX_PROCESSES: u64 = 4096;
+
+/// The size of each of `/tmp`, `/var/tmp` and `/dev/shm`, which are in memory: what an app puts there for a while
+/// fits, and a dyno that fills them does not fill the host's memory.
+const TMP_BYTES: u64 = 512 << 20;
+
+/// What runs are started with.
+pub(super) struct Starter {
+    pub(super) guardian: Arc<Guardian>,
+    pub(super) zygote: Zygote,
+    pub(super) settings: NativeSettings,
+    pub(super) claims: Claims,
+    pub(super) ledger: Ledger,
+    pub(super) cgroups: Hierarchies,
+    pub(super) uplink: Uplink,
+    /// Whether files of `/app` have to be copied for each dyno, since they cannot be shown as its own.
+    pub(super) copies: AtomicBool,
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        self.cgroups.tidy();
+    }
+}
+
+/// A start that failed.
+struct Failed {
+    error: StartError,
+    /// Whether a copy of the app's files would help.
+    copy: bool,
+}
+
+impl From<StartError> for Failed {
+    fn from(error: StartError) -> Self {
+        Self { error, copy: false }
+    }
+}
+
+/// An error of a step, as one of a start.
+fn step<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
+    let what = what.to_owned();
+    move |error| StartError::SetUp { what, source: io::Error::other(crate::explain(&error)) }
+}
+
+impl Starter {
+    /// Starts a run.
+    pub(super) fn start(&self, spec: &DynoSpec) -> Result<Started, StartError> {
+        let first = self.try_start(spec);
+        match first {
+            Err(Failed { error, copy: true }) if !self.copies.swap(true, Ordering::Relaxed) => {
+                let why = crate::explain(&error);
+                tracing::warn!("{why}; the files of the app are copied for each dyno from now on");
+                self.try_start(spec).map_err(|failed| failed.error)
+            }
+            other => other.map_err(|failed| failed.error),
+        }
+    }
+
+    /// Starts a run; where it fails, tells whether a copy of the app's files would help.
+    fn try_start(&self, spec: &DynoSpec) -> Result<Started, Failed> {
+        let Wires { control, output, stdio, init: fds } = wires(&spec.stdio)?;
+        let (mut holdings, subnet) = self.hold(spec)?;
+        let cloned = self.clone_and_connect(spec, &mut holdings, subnet, stdio, fds, &control);
+        match cloned {
+            Ok((init, pidfd)) => {
+                let (address, cgroup) = (subnet.dyno(), holdings.cgroup.clone());
+                let undo = Box::new(move || holdings.give_back());
+                Ok(Started { dyno: spec.name.clone(), address, init, pidfd, control, output, cgroup, undo })
+            }
+            Err(failed) => {
+                holdings.give_back();
+                Err(failed)
+            }
+        }
+    }
+
+    /// Claims and makes what a run holds, each thing written down before it is made.
+    fn hold(&self, spec: &DynoSpec) -> Result<(Holdings, Subnet), StartError> {
+        let settings = &self.settings;
+        let identity = self.claims.claim_identity(settings.uids.clone(), settings.block.len());
+        let identity = identity.map_err(step("claim a user and a network"))?;
+        let (uid, index) = (identity.identity().uid, identity.identity().subnet_index);
+        let subnet = settings.block.subnet(index).ok_or(io::Error::from(io::ErrorKind::NotFound));
+        let subnet = subnet.map_err(step("find the network"))?;
+        let run = self.ledger.new_run(&spec.name);
+        let dir = settings.state_dir.join(super::doctor::DYNOS).join(run.as_str());
+        let cgroups = self.cgroups.plan(run.as_str(), &spec.limits);
+        let cgroups = cgroups.map_err(step("plan the cgroup"))?;
+        let entry = self.ledger.enter(Record {
+            owner: run.owner().clone(),
+            dyno: spec.name.clone(),
+            uid,
+            subnet: index,
+            link: Some(self.link(subnet).name),
+            cgroups,
+            dirs: vec![dir.clone()],
+            init: None,
+            release: None,
+            run: run.clone(),
+        });
+        let entry = entry.map_err(step("write down the run"))?;
+        let mut holdings = Holdings {
+            dyno: spec.name.clone(),
+            state_dir: settings.state_dir.clone(),
+            entry,
+            identity,
+            cgroup: None,
+            dirs: vec![dir.clone()],
+        };
+        let cgroup =
+            self.make_dirs(spec, uid, &dir).map_err(step("make the places of a dyno")).and_then(|()| {
+                Cgroup::create(&self.cgroups, run.as_str(), &spec.limits).map_err(step("make the cgroup"))
+            });
+        match cgroup {
+            Ok(cgroup) => {
+                holdings.cgroup = Some(Arc::new(cgroup));
+                Ok((holdings, subnet))
+            }
+            Err(error) => {
+                holdings.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn make_dirs(&self, spec: &DynoSpec, uid: u32, dir: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        match self.shared(spec) {
+            Some(shared) if self.copies.load(Ordering::Relaxed) => copy_owned(shared, &dir.join("app"), uid)?,
+            Some(_) => {
+                fs::create_dir(dir.join("upper"))?;
+                fs::create_dir(dir.join("work"))?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The folder whose files are at `/app`.
+    fn shared<'a>(&'a self, spec: &'a DynoSpec) -> Option<&'a Path> {
+        spec.built.app_dir.as_deref().or(self.settings.app_dir.as_deref())
+    }
+
+    fn link(&self, subnet: Subnet) -> HostLink {
+        HostLink::new(subnet, self.settings.allow, self.uplink.stub())
+    }
+
+    /// Has init cloned, makes the host's end of the network while it sets up the dyno, and waits for its word.
+    fn clone_and_connect(
+        &self,
+        spec: &DynoSpec,
+        holdings: &mut Holdings,
+        subnet: Subnet,
+        stdio: StdioKind,
+        mut fds: Vec<OwnedFd>,
+        control: &OwnedFd,
+    ) -> Result<(u32, OwnedFd), Failed> {
+        let request = self.request(spec, holdings, subnet, stdio)?;
+        if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
+            fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
+        }
+        let (init, pidfd) = self.zygote.start(&request, &fds)?;
+        // Init holds them now, and the end of the one is to mean the end of the other.
+        drop(fds);
+        let ready = self.connect_init(holdings, subnet, init, control);
+        match ready.map_err(Failed::from).and_then(|()| self.hear_of_main(spec, control)) {
+            Ok(()) => Ok((init, pidfd)),
+            Err(failed) => {
+                let _gone = sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill);
+                let _reaped = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+                // Where init gave up, what failed here is only that it is gone.
+                match hear::<Report>(control.as_fd()) {
+                    Ok(Some(Report::Failed(failure))) => Err(self.judge(spec, failure)),
+                    Ok(Some(Report::Started | Report::Exited { .. }) | None) | Err(_) => Err(failed),
+                }
+            }
+        }
+    }
+
+    /// Makes all of the host's side that waits for init to be there, and tells init to go on.
+    fn connect_init(
+        &self,
+        holdings: &mut Holdings,
+        subnet: Subnet,
+        init: u32,
+        control: &OwnedFd,
+    ) -> Result<(), StartError> {
+        if let Some(of) = Init::of(init) {
+            holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
+        }
+        if let Some(cgroup) = &holdings.cgroup {
+            // Into the unified one it was born, where there is that.
+            let born = cgroup.unified_dir().is_some();
+            let attached = if born { cgroup.attach_after_clone(init) } else { cgroup.attach(init) };
+            attached.map_err(step("put the dyno into its cgroup"))?;
+        }
+        let netns =
+            File::open(format!("/proc/{init}/ns/net")).map_err(step("open the network of the dyno"))?;
+        connect(&self.link(subnet), netns.as_fd()).map_err(step("connect the dyno"))?;
+        if let Some(extra) = &self.settings.extra_interface {
+            let kind =
+                connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
+            self.uplink.note_extra(kind);
+        }
+        self.uplink.wait_until_ready().map_err(step("set up the packet filter"))?;
+        say(control.as_fd(), &Order::GoOn).map_err(step("tell init of the network"))
+    }
+
+    fn hear_of_main(&self, spec: &DynoSpec, control: &OwnedFd) -> Result<(), Failed> {
+        match hear::<Report>(control.as_fd()).map_err(step("hear of the main process"))? {
+            Some(Report::Started) => Ok(()),
+            Some(Report::Failed(failure)) => Err(self.judge(spec, failure)),
+            Some(Report::Exited { .. }) | None => {
+                Err(step("hear of the main process")(io::Error::from(io::ErrorKind::UnexpectedEof)).into())
+            }
+        }
+    }
+
+    fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {
+        let copy = root::needs_copy(&failure) && self.shared(spec).is_some();
+        Failed { error: failure.into(), copy }
+    }
+
+    fn request(
+        &self,
+        spec: &DynoSpec,
+        holdings: &Holdings,
+        subnet: Subnet,
+        stdio: StdioKind,
+    ) -> Result<StartRequest, StartError> {
+        let root = spec.built.root.clone().ok_or(io::Error::from(io::ErrorKind::NotFound));
+        let root = root.map_err(step("find the root of the dyno: the release has not been built"))?;
+        let uid = holdings.identity.identity().uid;
+        let dir = holdings.dirs.first().cloned().unwrap_or_default();
+        let app = match self.shared(spec) {
+            None => AppDir::Empty,
+            Some(_) if self.copies.load(Ordering::Relaxed) => AppDir::Own(dir.join("app")),
+            Some(shared) => AppDir::Layers {
+                owner: fs::metadata(shared).map_or((0, 0), |found| (found.uid(), found.gid())),
+                lower: shared.to_owned(),
+                upper: dir.join("upper"),
+                work: dir.join("work"),
+            },
+        };
+        let hostname = etc::hostname(&spec.name);
+        let read = |name: &str| fs::read_to_string(root.join("etc").join(name)).unwrap_or_default();
+        let etc = Etc {
+            passwd: &read("passwd"),
+            group: &read("group"),
+            uid,
+            hostname: &hostname,
+            address: subnet.dyno(),
+            resolver: &self.uplink.resolver(subnet.gateway()),
+        };
+        let base = [
+            ("PATH", DEFAULT_PATH),
+            ("HOME", "/app"),
+            ("PWD", "/app"),
+            ("USER", etc::USER),
+            ("LOGNAME", etc::USER),
+        ];
+        let mut base: Vec<_> = base.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        if let (StdioKind::Terminal, Ok(term)) = (stdio, std::env::var("TERM")) {
+            base.push(("TERM".to_owned(), term));
+        }
+        let env = environment(&base, spec)?;
+        Ok(StartRequest {
+            etc: etc.files(),
+            hostname,
+            uid,
+            root,
+            app,
+            binds: self.settings.binds.clone(),
+            tmp_bytes: TMP_BYTES,
+            line: shell_line(&spec.command),
+            env: env.into_iter().map(|var| var.to_string_lossy().into_owned()).collect(),
+            stdio,
+            max_processes: spec.limits.pids.map_or(MAX_PROCESSES, u64::from),
+            open_files: self.guardian.open_files(),
+            into_cgroup: holdings.cgroup.as_ref().is_some_and(|cgroup| cgroup.unified_dir().is_some()),
+            network: InsideNetwork {
+                host_link: self.link(subnet).name,
+                subnet,
+                routes: self.settings.extra_routes.to_string(),
+                extra: self.settings.extra_interface.as_ref().map(ToString::to_string),
+            },
+        })
+    }
+}

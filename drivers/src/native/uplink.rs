@@ -1,0 +1,104 @@
+//! What all dynos of a host share of its network: forwarding, the packet filter, the resolver. Several hsups use the
+//! same; the last one to end removes it.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread::JoinHandle;
+
+use super::error::NativeError;
+use super::network::{ExtraKind, NetworkError, forwarding, nft, resolver};
+use super::network_users::Users;
+
+/// Where the host says who resolves names for it.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where systemd says whom its own resolver asks.
+const SYSTEMD_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The host's side of the network of all dynos.
+pub(super) struct Uplink {
+    /// Held shared by each hsup that has native dynos.
+    users: Mutex<Option<Users>>,
+    host: String,
+    systemd: Option<String>,
+    ready: Mutex<Ready>,
+    extra: Once,
+}
+
+enum Ready {
+    Installing(JoinHandle<Result<(), NetworkError>>),
+    ToBeSeen,
+}
+
+impl Uplink {
+    /// Begins to set it up, which goes on beside the caller: the kernel takes its time to change a packet filter.
+    pub(super) fn begin() -> Result<Self, NativeError> {
+        let users = Users::join().map_err(|source| NativeError::Network { source })?;
+        let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        let systemd = fs::read_to_string(SYSTEMD_RESOLV_CONF).ok();
+        let stub = resolver(&host, systemd.as_deref(), Ipv4Addr::UNSPECIFIED).stub;
+        let installing = std::thread::Builder::new().name("hsup-network".to_owned()).spawn(move || {
+            forwarding()?;
+            nft::install(stub)
+        });
+        let ready = Ready::Installing(installing.map_err(|source| NativeError::Thread { source })?);
+        let (users, ready) = (Mutex::new(Some(users)), Mutex::new(ready));
+        Ok(Self { users, host, systemd, ready, extra: Once::new() })
+    }
+
+    /// Waits until packets are filtered. The rules are looked at each time: others than hsup may have removed them
+    /// with all that the host has, as `nft flush ruleset` does.
+    pub(super) fn wait_until_ready(&self) -> Result<(), NetworkError> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *ready, Ready::ToBeSeen) {
+            Ready::Installing(thread) => {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+            Ready::ToBeSeen => forwarding().and_then(|()| nft::install(self.stub())),
+        }
+    }
+
+    /// Waits for what was begun.
+    fn settle(&self) {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ready::Installing(thread) = std::mem::replace(&mut *ready, Ready::ToBeSeen) {
+            let _installed = thread.join();
+        }
+    }
+
+    /// The loopback address at which the host's own resolver listens, where it has no other.
+    pub(super) fn stub(&self) -> Option<Ipv4Addr> {
+        resolver(&self.host, self.systemd.as_deref(), Ipv4Addr::UNSPECIFIED).stub
+    }
+
+    /// The `resolv.conf` of a dyno with this gateway.
+    pub(super) fn resolver(&self, gateway: Ipv4Addr) -> String {
+        resolver(&self.host, self.systemd.as_deref(), gateway).text
+    }
+
+    /// Says once what the extra interfaces of dynos are.
+    pub(super) fn note_extra(&self, kind: ExtraKind) {
+        self.extra.call_once(|| match kind {
+            ExtraKind::Ipvlan => {}
+            ExtraKind::Macvlan => {
+                tracing::warn!("this kernel has no ipvlan: the extra interfaces of dynos are macvlans, each with a hardware address of its own");
+            }
+        });
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.settle();
+        let Some(users) = users else { return };
+        // Whoever comes next waits, and sets it up anew.
+        let Some(_alone) = users.leave() else {
+            tracing::debug!("other hsups have native dynos: the packet filter stays");
+            return;
+        };
+        if let Err(error) = nft::uninstall() {
+            tracing::error!("failed to remove the packet filter: {}", crate::explain(&error));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Processes: forks, pidfds, descriptors, terminals.
+
+use std::ffi::c_char;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::unistd::{ForkResult, Pid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::KillSignal;
+
+/// Forks a process that has one thread only.
+///
+/// # Errors
+/// If the process has several threads (the child would inherit locks that nobody can open) or the kernel
+/// refuses.
+pub fn fork_alone() -> io::Result<ForkResult> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("fork of a process with several threads"));
+    }
+    // SAFETY: with one thread there is nobody who could hold a lock across the fork, so that the child may run
+    // any code; that there is one only was just checked, and no other thread exists that could start more.
+    Ok(unsafe { nix::unistd::fork() }?)
+}
+
+/// Gives memory that has been freed back to the system, where the C library can. What is not given back before a
+/// fork is there twice after it.
+pub fn release_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes the allocator's own locks and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Opens a pidfd for a process.
+///
+/// # Errors
+/// `ESRCH` if there is no such process.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Signals the process of a pidfd.
+///
+/// # Errors
+/// `ESRCH` if it has been reaped, `EPERM` if it is not ours to signal.
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: KillSignal) -> io::Result<()> {
+    let number = match signal {
+        KillSignal::Term => libc::SIGTERM,
+        KillSignal::Kill => libc::SIGKILL,
+    };
+    let none = ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the length of the call; a null siginfo means "as by kill(2)".
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, none, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets the runtime wait for a descriptor to become readable: a pidfd does when its process has ended.
+///
+/// # Errors
+/// If the runtime cannot watch it.
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, which `AsyncFd` does only after
+    // it has deregistered it; nobody else can replace it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Marks every open descriptor from 3 on as close-on-exec, so that what hsup was started with does not leak
+/// into dynos. A kernel before 5.11 cannot do that in one call.
+///
+/// # Errors
+/// If a kernel that is older does not list them.
+pub fn seal_inherited_descriptors() -> io::Result<()> {
+    // SAFETY: the call changes flags of descriptors and no memory; close-on-exec is what all of ours have.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+        return Ok(());
+    }
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in open {
+        // SAFETY: as above; a number that is no descriptor any more gives an error and changes nothing.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// Sets the soft limit of open files of a process, the hard one staying as it is.
+///
+/// # Errors
+/// If the process is gone or not ours.
+pub fn limit_open_files(pid: Pid, soft: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place to write to; a null new limit means "read only".
+    if unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, ptr::null(), &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = soft.min(limit.rlim_max);
+    // SAFETY: `limit` is a valid limit to read; a null old limit means "do not tell".
+    match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &raw const limit, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The size of a terminal.
+///
+/// # Errors
+/// If it is none.
+pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<libc::winsize> {
+    let mut size = MaybeUninit::<libc::winsize>::uninit();
+    // SAFETY: TIOCGWINSZ writes one winsize to the place it is given.
+    match unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, size.as_mut_ptr()) } {
+        // SAFETY: the call has succeeded and has filled it.
+        0 => Ok(unsafe { size.assume_init() }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets the size of a terminal; its foreground processes are told.
+///
+/// # Errors
+/// If it is none.
+pub fn set_window_size(terminal: BorrowedFd<'_>, size: &libc::winsize) -> io::Result<()> {
+    // SAFETY: TIOCSWINSZ reads one winsize from the place it is given.
+    match unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, ptr::from_ref(size)) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives this process a session keyring of its own, with nothing in it. A kernel without keyrings has nothing to
+/// hide.
+pub fn join_new_session_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name means a new keyring without a name.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<c_char>()) };
+}
+
+/// Makes a terminal the controlling one of this process, which leads a session without one.
+///
+/// # Errors
+/// If it is no terminal, or somebody else's.
+pub fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer.
+    match unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Has the ends of children told and kept until they are waited for.
+pub fn default_sigchld() {
+    // SAFETY: the default takes no handler.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Sets every signal of this process to its default.
+pub fn reset_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default takes no handler; a number that cannot be set gives an error and changes nothing.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}

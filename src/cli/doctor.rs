@@ -1,0 +1,49 @@
+//! `hsup doctor`: what hsups that were killed have left on this host, and with `--fix` no more of it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::process;
+
+use hsup_drivers::native::doctor::{look, mend};
+use hsup_drivers::native::reconcile::{Finding, State};
+use serde_json::json;
+
+use super::{Config, ExitCode};
+
+/// Looks, or mends.
+pub fn doctor(config: &Config, fix: bool, json: bool) -> process::ExitCode {
+    let findings = if fix { mend(&config.state_dir) } else { look(&config.state_dir) };
+    let text = if json { as_json(&findings) } else { as_text(&findings, fix) };
+    let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+    let left = findings.iter().any(|finding| match finding.state {
+        State::Found | State::Kept(_) => true,
+        State::Mended => false,
+    });
+    if left { ExitCode::LeftBehind.into() } else { ExitCode::Ok.into() }
+}
+
+fn as_text(findings: &[Finding], fix: bool) -> String {
+    if findings.is_empty() {
+        return "nothing is left behind".to_owned();
+    }
+    let mut text = String::new();
+    for finding in findings {
+        let _to_a_string = writeln!(text, "{finding}");
+    }
+    if !fix {
+        text.push_str("`hsup doctor --fix` removes it, as the next start of hsup does\n");
+    }
+    text
+}
+
+fn as_json(findings: &[Finding]) -> String {
+    let one = |Finding { what, place, state }: &Finding| {
+        let (state, why) = match state {
+            State::Found => ("found", None),
+            State::Mended => ("mended", None),
+            State::Kept(why) => ("kept", Some(why)),
+        };
+        json!({"What": what.to_string(), "Place": place, "State": state, "Why": why})
+    };
+    json!({"Findings": findings.iter().map(one).collect::<Vec<_>>()}).to_string()
+}

@@ -1,0 +1,83 @@
+//! Which driver there is, and how it is set up.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hsup_drivers::guardian::Guardian;
+use hsup_drivers::native::{BindMount, Native, NativeSettings, Zygote};
+use hsup_drivers::{AbsPath, DynoDriver, Simple};
+use nix::unistd::geteuid;
+
+use super::fatal::Fatal;
+use super::{Config, DriverKind, SourceChoice};
+use crate::model::Bind;
+
+/// Where the `abspath` driver has the app.
+const APP_DIR: &str = "/app";
+
+/// Forks what the driver needs to have been forked before there is a second thread.
+pub(super) fn fork_zygote(config: &Config) -> Result<Option<Zygote>, Fatal> {
+    match config.driver {
+        DriverKind::Native if !geteuid().is_root() => Err(Fatal::not_root()),
+        DriverKind::Native => Zygote::fork().map(Some).map_err(Fatal::system("fork the zygote of dynos")),
+        DriverKind::Simple | DriverKind::Abspath => Ok(None),
+    }
+}
+
+/// The driver. One whose dynos see the host's own paths cannot show them at others, nor keep them from writing.
+pub(super) fn driver(
+    config: &Config,
+    binds: &[Bind],
+    guardian: &Arc<Guardian>,
+    zygote: Option<Zygote>,
+) -> Result<Arc<dyn DynoDriver>, Fatal> {
+    let guardian = Arc::clone(guardian);
+    match (config.driver, zygote) {
+        (DriverKind::Simple, _) => match binds.iter().find(|bind| bind.host != bind.inside || bind.read_only)
+        {
+            Some(bind) => Err(Fatal::bind(bind, "simple")),
+            None => Ok(Arc::new(Simple::new(guardian))),
+        },
+        (DriverKind::Abspath, _) => match binds.iter().find(|bind| bind.read_only) {
+            Some(bind) => Err(Fatal::bind(bind, "abspath")),
+            None => {
+                let binds = binds.iter().map(|bind| (bind.host.clone(), bind.inside.clone()));
+                Ok(Arc::new(AbsPath::new(guardian, PathBuf::from(APP_DIR), binds.collect())))
+            }
+        },
+        (DriverKind::Native, None) => Err(Fatal::not_root()),
+        (DriverKind::Native, Some(zygote)) => {
+            let native = Native::new(zygote, guardian, native_settings(config, binds));
+            Ok(Arc::new(native.map_err(Fatal::native)?))
+        }
+    }
+}
+
+fn native_settings(config: &Config, binds: &[Bind]) -> NativeSettings {
+    let binds = binds.iter().map(|bind| BindMount {
+        host: bind.host.clone(),
+        inside: bind.inside.clone(),
+        read_only: bind.read_only,
+    });
+    // A Procfile has no slug: its folder is the app.
+    let app_dir = match &config.source {
+        Some(SourceChoice::Procfile { path, .. }) => path.parent().map(PathBuf::from),
+        Some(
+            SourceChoice::Payload { .. }
+            | SourceChoice::PayloadFile { .. }
+            | SourceChoice::HerokuApi { .. }
+            | SourceChoice::ControlDir { .. },
+        )
+        | None => None,
+    };
+    NativeSettings {
+        state_dir: config.state_dir.clone(),
+        block: config.native.block,
+        uids: config.native.uids.clone(),
+        extra_interface: config.native.extra_interface.clone(),
+        extra_routes: config.native.extra_routes.clone(),
+        allow: config.native.allow,
+        binds: binds.collect(),
+        app_dir,
+    }
+}
