@@ -1,13 +1,19 @@
 # make run     builds hsup and supervises the example app
 # make test    installs what the tests need and runs every check and test
-# make ftest driver=simple|abspath    the functional tests with one driver
+# make ftest driver=simple|abspath|native    the functional tests with one driver
+# make stack   makes the root file system that native dynos of the tests have, which takes root, and the network once
 # make release, make lint, make doc, make clean
 
 driver ?= simple
 CARGO ?= cargo
-packages = bash bsdutils coreutils e2fsprogs gcc gzip libc6-dev mount python3 squashfs-tools tar util-linux
+packages = bash bsdutils coreutils debootstrap e2fsprogs gcc gzip iproute2 libc6-dev mount nftables python3 runc \
+    squashfs-tools tar util-linux
+# What the tests' dynos run, beside what every Debian has.
+stack_packages = iproute2,procps,python3
+stack_mirror ?= http://deb.debian.org/debian
+stack = target/stack/bookworm
 
-.PHONY: run build release test setup lint doc unit ftest ftest-simple ftest-abspath clean
+.PHONY: run build release test setup lint doc unit ftest ftest-simple ftest-abspath ftest-native stack clean
 
 run: build
 	@command -v python3 >/dev/null || { echo "the example app needs python3: apt-get install python3"; exit 1; }
@@ -19,7 +25,7 @@ build:
 release:
 	$(CARGO) build --release
 
-test: setup lint doc unit ftest-simple ftest-abspath
+test: setup lint doc unit ftest-simple ftest-abspath ftest-native
 
 # Only what is missing is installed, so that a machine that has everything needs no network.
 setup:
@@ -38,12 +44,24 @@ doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
 unit:
-	$(CARGO) test --workspace --exclude hsup-ftest --locked
+	FTEST_REQUIRE=1 $(CARGO) test --workspace --exclude hsup-ftest --locked
 
-ftest-simple ftest-abspath: ftest-%: build
+ftest-native: stack
+
+ftest-simple ftest-abspath ftest-native: ftest-%: build
 	FTEST_DRIVER=$* FTEST_REQUIRE=1 $(CARGO) test --package hsup-ftest --locked
 
 ftest: ftest-$(driver)
+
+# Made under another name first, so that it is whole or not there; nothing is downloaded twice.
+stack: $(stack)
+
+$(stack):
+	rm -rf $@.new && mkdir -p $(dir $@)
+	debootstrap --variant=minbase --include=$(stack_packages) bookworm $@.new $(stack_mirror)
+	rm -rf $@.new/var/cache/apt/archives/*.deb $@.new/var/lib/apt/lists/*
+	mkdir -p $@.new/app
+	mv $@.new $@
 
 clean:
 	$(CARGO) clean

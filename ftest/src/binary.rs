@@ -11,6 +11,8 @@ pub enum Driver {
     Simple,
     /// Subprocesses in `/app`, which each test has for itself in a mount namespace of its own.
     Abspath,
+    /// Linux namespaces; each test's are below a network and a mount namespace of its own.
+    Native,
 }
 
 impl fmt::Display for Driver {
@@ -18,6 +20,7 @@ impl fmt::Display for Driver {
         f.write_str(match self {
             Self::Simple => "simple",
             Self::Abspath => "abspath",
+            Self::Native => "native",
         })
     }
 }
@@ -30,7 +33,8 @@ pub fn driver() -> Driver {
     match env::var("FTEST_DRIVER").as_deref() {
         Err(env::VarError::NotPresent) | Ok("" | "simple") => Driver::Simple,
         Ok("abspath") => Driver::Abspath,
-        other => panic!("FTEST_DRIVER is {other:?}: use simple or abspath"),
+        Ok("native") => Driver::Native,
+        other => panic!("FTEST_DRIVER is {other:?}: use simple, abspath or native"),
     }
 }
 
@@ -61,6 +65,47 @@ pub fn is_about(only: Driver) -> bool {
         println!("skip: this test is about the {only} driver");
     }
     about
+}
+
+/// Whether the driver runs the code of slugs, which this test is about; says so if not.
+pub fn runs_slugs() -> bool {
+    let runs = match driver() {
+        Driver::Simple => false,
+        Driver::Abspath | Driver::Native => true,
+    };
+    if !runs {
+        println!("skip: this test is about drivers that run the code of slugs");
+    }
+    runs
+}
+
+/// Whether each dyno has a network of its own, and so may have the same port as the next one.
+pub fn isolated_network() -> bool {
+    match driver() {
+        Driver::Simple | Driver::Abspath => false,
+        Driver::Native => true,
+    }
+}
+
+/// The root file system that native dynos of the tests have: what `FTEST_STACK` names, else the one that
+/// `make stack` has made beside the tests.
+///
+/// # Panics
+/// If there is none.
+pub fn stack() -> PathBuf {
+    let made = || {
+        // target/debug/deps/run-0123456789abcdef
+        let test = env::current_exe().expect("the test knows where it is");
+        test.ancestors().nth(3).expect("cargo puts tests into target/debug/deps").join("stack/bookworm")
+    };
+    let named = env::var_os("FTEST_STACK").filter(|named| !named.is_empty());
+    let path = named.map_or_else(made, PathBuf::from);
+    assert!(
+        path.join("bin/sh").exists(),
+        "there is no root file system at {}: run `make stack` as root, or name one with FTEST_STACK",
+        path.display()
+    );
+    path.canonicalize().expect("it is there")
 }
 
 /// A test cannot run because this host lacks something: says so, or fails if `FTEST_REQUIRE=1`.

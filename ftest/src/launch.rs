@@ -107,7 +107,9 @@ impl<'a> Launch<'a> {
 
     /// The whole command line.
     pub fn words(&self) -> Vec<OsString> {
-        let mut words = self.through.clone();
+        // First, since what it goes through may change the mounts that hsup is to have.
+        let mut words = self.room.namespaces().map(|own| own.enter(&self.dir)).unwrap_or_default();
+        words.extend(self.through.iter().cloned());
         if self.own_app {
             // An empty directory of the host that nothing is ever put into: each test mounts its own over it.
             let _is_there = fs::create_dir("/app");

@@ -3,7 +3,8 @@
 //! The tests stand in `tests/`, one file a theme; this library is what they share. Which binary and which
 //! driver is told by the environment, so that one set of tests holds for all:
 //! - `FTEST_BIN`: the binary; without it the `hsup` that cargo has built beside the tests;
-//! - `FTEST_DRIVER`: `simple` (default) or `abspath`;
+//! - `FTEST_DRIVER`: `simple` (default), `abspath` or `native`;
+//! - `FTEST_STACK`: the root file system of native dynos; without it the one that `make stack` has made;
 //! - `FTEST_REQUIRE=1`: a test that skips itself for want of something on this host fails instead.
 //!
 //! Every test has a [`Room`] of its own: directories, a control dir, a control socket, and a mark by which all
@@ -18,6 +19,8 @@ mod files;
 mod heroku;
 mod hsup;
 mod launch;
+mod leftovers;
+mod namespaces;
 pub mod procs;
 mod room;
 pub mod slug;
@@ -26,10 +29,11 @@ mod wait;
 pub use answer::{Answer, get, post, request};
 pub use app::App;
 pub use at_once::at_once;
-pub use binary::{Driver, driver, hsup_binary, is_about, missing};
+pub use binary::{Driver, driver, hsup_binary, is_about, isolated_network, missing, runs_slugs, stack};
 pub use files::{FileServer, Served};
 pub use heroku::{Checksum, Endpoint, FakeHeroku, Fault, HerokuApp, Request};
 pub use hsup::{Ended, Hsup};
 pub use launch::Launch;
+pub use namespaces::Namespaces;
 pub use room::Room;
 pub use wait::{PATIENCE, eventually};

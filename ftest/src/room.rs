@@ -1,6 +1,7 @@
 //! A test's own place: directories, sockets, and a mark on every process that its dynos start.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +10,10 @@ use std::time::{Instant, SystemTime};
 use tempfile::TempDir;
 
 use crate::app::App;
-use crate::binary::{Driver, driver};
+use crate::binary::{Driver, driver, stack};
 use crate::heroku::FakeHeroku;
 use crate::launch::Launch;
+use crate::namespaces::Namespaces;
 use crate::wait::eventually;
 use crate::{procs, slug};
 
@@ -22,6 +24,7 @@ static ROOMS: AtomicU64 = AtomicU64::new(0);
 pub struct Room {
     dir: TempDir,
     mark: String,
+    namespaces: Option<Namespaces>,
 }
 
 impl Drop for Room {
@@ -48,11 +51,21 @@ impl Room {
         for name in ["control", "state", "work", "runtime"] {
             fs::create_dir(dir.path().join(name)).expect("a directory can be made");
         }
-        let room = Self { dir, mark };
-        if driver() == Driver::Abspath {
-            slug::pack(room.dir.path(), "slug.tgz", &[("version", "one\n")]);
+        let namespaces = match driver() {
+            Driver::Simple | Driver::Abspath => None,
+            Driver::Native => {
+                fs::create_dir(dir.path().join("state/stacks")).expect("a directory can be made");
+                symlink(stack(), dir.path().join("state/stacks/heroku-24-1")).expect("a link can be made");
+                Some(Namespaces::new())
+            }
+        };
+        match driver() {
+            Driver::Simple => {}
+            Driver::Abspath | Driver::Native => {
+                slug::pack(dir.path(), "slug.tgz", &[("version", "one\n")]);
+            }
         }
-        room
+        Self { dir, mark, namespaces }
     }
 
     /// A path in this place.
@@ -70,6 +83,11 @@ impl Room {
         self.path("s")
     }
 
+    /// The network and the mounts that all hsups of this test have, where the driver makes its own.
+    pub fn namespaces(&self) -> Option<&Namespaces> {
+        self.namespaces.as_ref()
+    }
+
     /// The text that all processes of this test's dynos have in their environment.
     pub fn mark(&self) -> &str {
         &self.mark
@@ -79,7 +97,7 @@ impl Room {
     pub fn app(&self) -> App {
         let slug = match driver() {
             Driver::Simple => "https://example.invalid/slug.tgz".to_owned(),
-            Driver::Abspath => self.path("slug.tgz").display().to_string(),
+            Driver::Abspath | Driver::Native => self.path("slug.tgz").display().to_string(),
         };
         App::new(&slug, &self.mark)
     }

@@ -1,7 +1,6 @@
 //! The fake Heroku Platform API itself, by raw bytes: the other tests are worth what it is worth.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::thread;
 
 use hsup_ftest::{Answer, Checksum, Endpoint, FakeHeroku, Fault, PATIENCE, Room};
@@ -17,8 +16,7 @@ fn headers(api: &FakeHeroku) -> String {
 
 /// The bytes that come back up to the end of the connection.
 fn bytes(api: &FakeHeroku, request: &str) -> Vec<u8> {
-    let address = api.url().strip_prefix("http://").expect("it is plain HTTP");
-    let mut stream = TcpStream::connect(address).expect("the fake listens");
+    let mut stream = api.connect().expect("the fake listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     stream.write_all(request.as_bytes()).expect("it can be sent");
     let mut bytes = Vec::new();
@@ -258,13 +256,12 @@ fn a_change_comes_between_two_answers() {
 fn it_goes_down_and_comes_up_at_the_same_port() {
     let room = Room::new();
     let api = FakeHeroku::start(&room, "myapp");
-    let address = api.url().strip_prefix("http://").expect("it is plain HTTP").to_owned();
     for _ in 0..20 {
-        let mut idle = TcpStream::connect(&address).expect("it listens");
+        let mut idle = api.connect().expect("it listens");
         idle.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         assert_eq!(get(&api, "/apps/myapp", "").status, 200);
         api.down();
-        let refused = TcpStream::connect(&address).map_err(|error| error.kind());
+        let refused = api.connect().map_err(|error| error.kind());
         assert_eq!(refused.err(), Some(ErrorKind::ConnectionRefused));
         assert!(matches!(idle.read(&mut [0]), Ok(0) | Err(_)), "a connection that there was is closed");
         api.up();

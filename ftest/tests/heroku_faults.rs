@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hsup_ftest::{Endpoint, FakeHeroku, Fault, Hsup, Room, at_once, is_about};
+use hsup_ftest::{Endpoint, FakeHeroku, Fault, Hsup, Room, at_once, runs_slugs};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -137,7 +137,7 @@ fn a_part_of_a_release_that_cannot_be_read_holds_back_all_of_it() {
 
 #[test]
 fn a_slug_that_the_api_does_not_tell_of_is_asked_for_again() {
-    if !is_about(hsup_ftest::Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     at_once([Fault::Status(500), Fault::Cut, Fault::Body("{}".to_owned())], |fault| {

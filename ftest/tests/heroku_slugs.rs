@@ -1,7 +1,7 @@
 //! Slugs from the Heroku Platform API, for the driver that runs code from them: signed URLs that expire, and
 //! checksums.
 
-use hsup_ftest::{Checksum, Driver, Endpoint, FakeHeroku, Fault, Hsup, Room, at_once, is_about};
+use hsup_ftest::{Checksum, Endpoint, FakeHeroku, Fault, Hsup, Room, at_once, runs_slugs};
 
 const WEB: (&str, &str) = ("web", "cat version; exec sleep 600");
 
@@ -21,7 +21,7 @@ fn downloads(api: &FakeHeroku) -> Vec<Option<u16>> {
 
 #[test]
 fn the_code_of_a_release_is_at_app_and_is_downloaded_once() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -52,7 +52,7 @@ fn the_code_of_a_release_is_at_app_and_is_downloaded_once() {
 
 #[test]
 fn a_slug_with_another_checksum_is_not_run() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -71,7 +71,7 @@ fn a_slug_with_another_checksum_is_not_run() {
 
 #[test]
 fn a_slug_without_a_checksum_is_run() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -87,7 +87,7 @@ fn a_slug_without_a_checksum_is_run() {
 
 #[test]
 fn an_expired_url_is_asked_for_anew() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     at_once([1, 2], |times| {
@@ -110,7 +110,7 @@ fn an_expired_url_is_asked_for_anew() {
 
 #[test]
 fn a_url_that_has_expired_since_it_was_given_is_not_kept() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -127,7 +127,7 @@ fn a_url_that_has_expired_since_it_was_given_is_not_kept() {
 
 #[test]
 fn a_store_of_blobs_that_fails_for_a_while_is_tried_again() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     at_once([Fault::Status(503), Fault::Cut, Fault::Truncated, Fault::Status(404)], |fault| {
@@ -147,7 +147,7 @@ fn a_store_of_blobs_that_fails_for_a_while_is_tried_again() {
 
 #[test]
 fn a_release_that_cannot_be_prepared_is_overtaken_by_the_next_one() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hsup_ftest::{Driver, Room, is_about, slug};
+use hsup_ftest::{Driver, Room, is_about, runs_slugs, slug};
 use nix::sys::signal::Signal;
 
 fn location(path: &std::path::Path) -> String {
@@ -11,7 +11,7 @@ fn location(path: &std::path::Path) -> String {
 
 #[test]
 fn the_code_of_a_slug_is_at_app_and_profiles_are_read() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -32,7 +32,7 @@ fn the_code_of_a_slug_is_at_app_and_profiles_are_read() {
 
 #[test]
 fn a_file_url_is_a_slug_too_and_another_release_has_the_files_of_its_own() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -52,7 +52,7 @@ fn a_file_url_is_a_slug_too_and_another_release_has_the_files_of_its_own() {
 
 #[test]
 fn a_release_that_cannot_be_prepared_leaves_the_old_one_running() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -94,7 +94,7 @@ fn a_release_that_cannot_be_prepared_leaves_the_old_one_running() {
     let evil: Vec<_> =
         ["evil", "state/evil", "state/slugs/evil"].iter().filter(|name| room.path(name).exists()).collect();
     assert!(evil.is_empty(), "the hostile slug has written {evil:?}");
-    let appeared = fs::read_to_string(format!("/proc/{}/root/app/version", hsup.pid()));
+    let appeared = fs::read_to_string(format!("/proc/{pid}/root/app/version"));
     assert_eq!(appeared.expect("it is there"), "one\n");
     // the next good release is taken
     let two = slug::pack(room.dir(), "two.tgz", &[("version", "two\n")]);
@@ -104,7 +104,7 @@ fn a_release_that_cannot_be_prepared_leaves_the_old_one_running() {
 
 #[test]
 fn a_slug_that_appears_later_is_tried_again() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -118,7 +118,7 @@ fn a_slug_that_appears_later_is_tried_again() {
 
 #[test]
 fn a_one_off_dyno_whose_release_cannot_be_prepared_ends_with_65() {
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     let room = Room::new();
@@ -135,7 +135,7 @@ fn build_prepares_the_release_and_starts_nothing() {
     let ended = room.hsup(["build"]).end();
     assert_eq!((ended.code, ended.stdout.as_str()), (0, ""), "{ended:?}");
     assert!(!ended.stderr.contains("State changed"), "{ended:?}");
-    if !is_about(Driver::Abspath) {
+    if !runs_slugs() {
         return;
     }
     assert!(fs::read_dir(room.path("state/slugs")).is_ok_and(|mut slugs| slugs.next().is_some()));

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hsup_ftest::{Driver, Room, driver, is_about, procs};
+use hsup_ftest::{Driver, Room, driver, procs};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -21,14 +21,15 @@ fn payload(room: &Room, line: &str) -> String {
 
 #[test]
 fn the_procfile_of_the_folder_runs_with_its_env() {
-    if !is_about(Driver::Simple) {
+    if driver() == Driver::Abspath {
+        println!("skip: a Procfile has no slug, which the abspath driver needs");
         return;
     }
     let room = Room::new();
     let work = room.path("work");
     fs::write(
         work.join("Procfile"),
-        "# my app\nweb: echo $GREETING on $PORT; exec sleep 600\nworker: exec sleep 600\n",
+        "# my app\nweb: test -f Procfile && echo $GREETING on $PORT; exec sleep 600\nworker: exec sleep 600\n",
     )
     .expect("a file can be written");
     fs::write(
@@ -36,7 +37,7 @@ fn the_procfile_of_the_folder_runs_with_its_env() {
         format!("GREETING=\"hello world\"\nPORT=6200\nFTEST_MARK={}\n", room.mark()),
     )
     .expect("a file can be written");
-    let hsup = room.bare(["start", "-s"]).arg(room.socket()).up();
+    let hsup = room.bare(["start", "-d", &driver().to_string(), "-s"]).arg(room.socket()).up();
     assert_eq!(hsup.wait_line("web.1 | "), "web.1 | hello world on 6200");
     hsup.wait_up("worker.1");
     // SIGHUP: read it again
@@ -56,13 +57,16 @@ fn the_procfile_of_the_folder_runs_with_its_env() {
 
 #[test]
 fn a_procfile_may_stand_anywhere_and_a_wrong_one_names_its_lines() {
-    if !is_about(Driver::Simple) {
+    if driver() == Driver::Abspath {
+        println!("skip: a Procfile has no slug, which the abspath driver needs");
         return;
     }
     let room = Room::new();
     let procfile = room.path("Procfile.dev");
     fs::write(&procfile, "web: echo found; exit 0\n").expect("a file can be written");
-    let ended = room.bare(["--oneshot", "-s", "none", "start", "--procfile"]).arg(&procfile).end();
+    let driver = driver().to_string();
+    let ended =
+        room.bare(["-d", &driver, "--oneshot", "-s", "none", "start", "--procfile"]).arg(&procfile).end();
     assert_eq!((ended.code, ended.stdout.as_str()), (0, "web.1 | found\n"), "{ended:?}");
     fs::write(&procfile, "web: x\nnonsense\n").expect("a file can be written");
     let ended = room.bare(["-s", "none", "start", "--procfile"]).arg(&procfile).end();

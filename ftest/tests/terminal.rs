@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use hsup_ftest::{FakeHeroku, Hsup, Launch, Room, missing, procs};
+use hsup_ftest::{Driver, FakeHeroku, Hsup, Launch, Room, driver, missing, procs};
 
 /// Whether there is `script`.
 fn has_script() -> bool {
@@ -35,7 +35,11 @@ fn a_dyno_has_a_terminal_of_its_own() {
     room.release(&room.app());
     let hsup =
         at_a_terminal(&room, &room.hsup(["run", "tty; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 6"]));
-    hsup.wait_line("/dev/pts/");
+    hsup.wait_line(match driver() {
+        Driver::Simple | Driver::Abspath => "/dev/pts/",
+        // which has a /dev/pts of its own
+        Driver::Native => "/dev/console",
+    });
     hsup.wait_line("all three");
     let ended = hsup.end();
     assert_eq!(ended.code, 6, "{ended:?}");

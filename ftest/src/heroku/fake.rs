@@ -1,6 +1,8 @@
 //! The fake as the tests hold it: deploy, break, mend, and look at what has been asked.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +13,7 @@ use super::faults::Fault;
 use super::requests::{Endpoint, Request};
 use super::server::Server;
 use super::state::Shared;
+use crate::namespaces::{Namespaces, enter_network};
 use crate::room::Room;
 use crate::slug;
 
@@ -22,6 +25,7 @@ static SLUGS: AtomicU64 = AtomicU64::new(0);
 pub struct FakeHeroku {
     shared: Arc<Shared>,
     server: Server,
+    network: Option<File>,
     token: String,
     dir: PathBuf,
 }
@@ -41,13 +45,31 @@ impl FakeHeroku {
         let token = format!("HRKU-t0ken-{}", room.mark());
         let heroku_app = HerokuApp::new(app, room.mark());
         let given = token.clone();
-        let (server, shared) = Server::start(|base| Arc::new(Shared::new(heroku_app, given, base)));
-        Self { shared, server, token, dir: room.dir().to_owned() }
+        let network = || room.namespaces().map(Namespaces::network);
+        let (server, shared) =
+            Server::start(network(), move |base| Arc::new(Shared::new(heroku_app, given, base)));
+        Self { shared, server, network: network(), token, dir: room.dir().to_owned() }
     }
 
     /// Its URL: no path, no `/` at the end.
     pub fn url(&self) -> &str {
         &self.shared.base
+    }
+
+    /// A connection to it.
+    ///
+    /// # Errors
+    /// If it is refused.
+    ///
+    /// # Panics
+    /// Never: a thread that connects does not panic.
+    pub fn connect(&self) -> io::Result<TcpStream> {
+        let address = self.url().trim_start_matches("http://");
+        let connect = || {
+            self.network.iter().for_each(enter_network);
+            TcpStream::connect(address)
+        };
+        thread::scope(|scope| scope.spawn(connect).join().expect("it connects or tells why not"))
     }
 
     /// The token that it takes.

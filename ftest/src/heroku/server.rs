@@ -1,5 +1,6 @@
 //! HTTP on loopback: a thread with a runtime of its own, which can refuse connections and accept them again.
 
+use std::fs::File;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use super::reply::{CutOff, Sent};
 use super::requests::Request;
 use super::state::{Shared, Verdict};
+use crate::namespaces::enter_network;
 
 /// Enough for whatever connects while the fake is busy.
 const BACKLOG: u32 = 128;
@@ -54,14 +56,23 @@ impl Drop for Server {
 
 impl Server {
     /// Starts one on a free port; what it serves is made from its URL.
-    pub(super) fn start(shared: impl FnOnce(String) -> Arc<Shared>) -> (Self, Arc<Shared>) {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
-        let socket = bind((Ipv4Addr::LOCALHOST, 0).into(), &runtime);
-        let address = socket.local_addr().expect("it is bound");
-        let shared = shared(format!("http://{address}"));
+    /// It is in a network of the test's own, if that has one.
+    pub(super) fn start(
+        network: Option<File>,
+        shared: impl FnOnce(String) -> Arc<Shared> + Send + 'static,
+    ) -> (Self, Arc<Shared>) {
         let (commands, received) = mpsc::unbounded_channel();
-        let served = Arc::clone(&shared);
-        let thread = thread::spawn(move || runtime.block_on(serve(socket, address, received, served)));
+        let (tell, told) = channel::channel();
+        let thread = thread::spawn(move || {
+            network.iter().for_each(enter_network);
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+            let socket = bind((Ipv4Addr::LOCALHOST, 0).into(), &runtime);
+            let address = socket.local_addr().expect("it is bound");
+            let shared = shared(format!("http://{address}"));
+            tell.send(Arc::clone(&shared)).expect("the starter waits");
+            runtime.block_on(serve(socket, address, received, shared));
+        });
+        let shared = told.recv().expect("the server has been made");
         let server = Self { commands: Some(commands), thread: Some(thread) };
         server.up();
         (server, shared)

@@ -1,0 +1,286 @@
+//! What native dynos hold of the host: claimed by one hsup at a time, and given back however that hsup ends.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, procs};
+use nix::sys::signal::Signal;
+
+/// Two dynos, one of which has a daemon in a session of its own.
+fn running(room: &Room) -> Hsup {
+    let daemon = "setsid sh -c 'sleep 600 &'; echo ready; exec sleep 600";
+    room.release(&room.app().process("web", "exec sleep 600", 1).process("worker", daemon, 1));
+    let hsup = room.hsup(["--limits", "memory=64MiB,pids=50", "start"]).up();
+    hsup.wait_up("web.1");
+    hsup.wait_line("worker.1 | ready");
+    hsup
+}
+
+/// The kernel removes the link of a dyno that is gone by itself, and some time after it.
+fn nothing_is_left(room: &Room, hsups: &[u32]) {
+    let left = || room.left_by(hsups);
+    eventually("nothing is left", || format!("{:#?}", left()), || left().is_empty().then_some(()));
+}
+
+/// The next hsup starts and ends, and then nothing is left of either.
+fn the_next_start_takes_all_away(room: &Room, killed: u32) {
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_up("web.1");
+    let pids = [killed, hsup.proper()];
+    let of_killed = room.left_by(&[killed]);
+    assert!(!of_killed.iter().any(|left| left.starts_with("cgroup")), "{of_killed:#?}");
+    assert_eq!(hsup.stop().code, 0);
+    nothing_is_left(room, &pids);
+}
+
+#[test]
+fn nothing_is_left_of_an_hsup_that_has_ended_well() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let proper = hsup.proper();
+    let held = room.left_by(&[proper]);
+    for what in ["claim", "record", "directory", "cgroup", "link", "packet filter"] {
+        assert!(held.iter().any(|held| held.starts_with(what)), "{what} is not found: {held:#?}");
+    }
+    assert_eq!(hsup.stop().code, 0);
+    nothing_is_left(&room, &[proper]);
+    room.assert_nothing_left();
+    // one-off dynos, of which some cannot start
+    for line in ["true", "no-such-program-at-all", "kill -9 $$"] {
+        room.hsup(["run", line]).end();
+        nothing_is_left(&room, &[]);
+    }
+}
+
+#[test]
+fn nothing_is_left_after_hsup_proper_was_killed() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let proper = hsup.proper();
+    procs::signal(proper, Signal::SIGKILL);
+    assert_eq!(hsup.end().code, 128 + 9);
+    room.wait_nothing_left();
+    the_next_start_takes_all_away(&room, proper);
+}
+
+#[test]
+fn nothing_is_left_after_the_guardian_was_killed() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let proper = hsup.proper();
+    procs::signal(hsup.pid(), Signal::SIGKILL);
+    hsup.end();
+    room.wait_nothing_left();
+    let gone = || (!procs::alive(proper)).then_some(());
+    eventually("hsup proper has ended", || procs::describe(proper), gone);
+    the_next_start_takes_all_away(&room, proper);
+}
+
+#[test]
+fn nothing_is_left_after_both_were_killed() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let both = [hsup.pid(), hsup.proper()];
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        both.iter().for_each(|pid| procs::signal(*pid, signal));
+    }
+    room.wait_nothing_left();
+    drop(hsup);
+    the_next_start_takes_all_away(&room, both[1]);
+}
+
+#[test]
+fn doctor_finds_and_mends_what_is_left() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let both = [hsup.pid(), hsup.proper()];
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        both.iter().for_each(|pid| procs::signal(*pid, signal));
+    }
+    room.wait_nothing_left();
+    let gone = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("both are gone", || hsup.printed(), gone);
+    drop(hsup);
+    let found = room.bare(["doctor"]).end();
+    assert!(found.code != 0 && found.stdout.contains("worker.1"), "{found:?}");
+    let mended = room.bare(["doctor", "--fix"]).end();
+    assert_eq!(mended.code, 0, "{mended:?}");
+    nothing_is_left(&room, &[both[1]]);
+    assert_eq!(room.bare(["doctor"]).end().code, 0);
+}
+
+#[test]
+fn the_init_of_a_dyno_that_is_killed_takes_all_of_it_along_and_the_dyno_starts_again() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let main = hsup.dyno_pid("worker.1");
+    let init = procs::parent(main).expect("it has an init");
+    let before = procs::marked(room.mark());
+    procs::signal(init, Signal::SIGKILL);
+    hsup.wait_nth_line("worker.1 | ready", 2);
+    assert!(!procs::alive(main));
+    let again = hsup.wait_up("worker.1");
+    assert!(!before.contains(&again));
+    let three = || (procs::marked(room.mark()).len() == 3).then_some(());
+    eventually("one run of it is there", || hsup.printed(), three);
+    assert_eq!(hsup.stop().code, 0);
+}
+
+#[test]
+fn two_hsups_with_one_state_dir_share_neither_users_nor_networks() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let line = "echo $(id -u) $(ip -4 -o addr show eth0 | awk '{print $4}') end; exec sleep 600";
+    room.release(&room.app().process("web", line, 8));
+    let other = Room::new();
+    other.release(&other.app().process("web", line, 9));
+    let second = room.hsup(["-s"]).arg(other.socket()).env("HSUP_CONTROL_DIR", other.control_dir());
+    let hsups = [room.hsup(["start"]), second.args(["start"])];
+    // side by side, from the first moment on
+    let hsups = hsups.map(hsup_ftest::Launch::spawn);
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for (hsup, dynos) in hsups.iter().zip([8, 9]) {
+        for number in 1..=dynos {
+            let said = hsup.wait_line(&format!("web.{number} | "));
+            for word in said.split(" | ").nth(1).unwrap_or_default().split_whitespace().take(2) {
+                assert!(seen.insert(word.to_owned()), "{word} is had twice: {seen:?}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), 2 * 17, "{seen:?}");
+    let proper = hsups.each_ref().map(Hsup::proper);
+    let [one, two] = hsups;
+    assert_eq!(one.stop().code, 0);
+    // the packet filter is still needed
+    assert!(room.left_by(&[proper[0]]).iter().any(|left| left.starts_with("packet filter")));
+    assert_eq!(two.stop().code, 0);
+    nothing_is_left(&room, &proper);
+}
+
+#[test]
+fn when_users_or_networks_run_out_it_is_said_and_the_other_dynos_go_on() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    for (least, most, block, said) in [
+        ("7000", "7001", "10.250.0.0/24", "LIBCONTAINER_DYNO_UID_MAX"),
+        ("7000", "7100", "10.251.0.0/29", "LIBCONTAINER_DYNO_SUBNET"),
+    ] {
+        let room = Room::new();
+        room.release(&room.app().process("web", "exec sleep 600", 3));
+        let launch = room.hsup(["start"]).env("LIBCONTAINER_DYNO_UID_MIN", least);
+        let launch = launch.env("LIBCONTAINER_DYNO_UID_MAX", most).env("LIBCONTAINER_DYNO_SUBNET", block);
+        let hsup = launch.up();
+        let line = hsup.wait_line(said);
+        assert!(line.contains("are claimed"), "{line}");
+        let up = || {
+            let status = hsup.get("/status").json();
+            let up =
+                status["Dynos"].as_array().into_iter().flatten().filter(|dyno| dyno["State"] == "up").count();
+            (up == 2).then_some(())
+        };
+        eventually("two dynos are up", || hsup.printed(), up);
+        let proper = hsup.proper();
+        assert_eq!(hsup.stop().code, 0);
+        nothing_is_left(&room, &[proper]);
+    }
+}
+
+#[test]
+fn fifty_dynos_at_once_start_and_stop() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "echo up; exec sleep 600", 50));
+    let begun = Instant::now();
+    let hsup = room.hsup(["start"]).up();
+    for number in 1..=50 {
+        hsup.wait_line(&format!("web.{number} | up"));
+    }
+    println!("50 dynos run after {:?}", begun.elapsed());
+    let proper = hsup.proper();
+    let begun = Instant::now();
+    assert_eq!(hsup.stop().code, 0);
+    println!("and are gone after {:?}", begun.elapsed());
+    room.assert_nothing_left();
+    nothing_is_left(&room, &[proper]);
+}
+
+#[test]
+fn a_stop_reaches_every_process_of_a_dyno() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let polite = |name: &str| {
+        format!(
+            "trap \"echo {name} says bye; exit 0\" TERM; echo {name} ready; while :; do sleep 600 & wait; done"
+        )
+    };
+    let line = format!("(setsid bash -c '{}' &); {}", polite("daemon"), polite("main"));
+    room.release(&room.app().process("web", &line, 1));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_line("web.1 | daemon ready");
+    hsup.wait_line("web.1 | main ready");
+    let ended = hsup.stop();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    for said in ["web.1 | daemon says bye", "web.1 | main says bye"] {
+        assert!(ended.stdout.contains(said), "{ended:?}");
+    }
+    assert!(!ended.stderr.contains("R12"), "{ended:?}");
+    room.assert_nothing_left();
+}
+
+#[test]
+fn nothing_is_left_of_an_hsup_that_is_killed_while_its_dynos_start() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "echo up; exec sleep 600", 20));
+    let mut killed = Vec::new();
+    // at another moment each time: as soon as so many dynos are up
+    for up in [0, 1, 3, 9, 15] {
+        let hsup = room.hsup(["start"]).spawn();
+        let proper = hsup.proper();
+        hsup.wait_line("release v1 of app");
+        if up > 0 {
+            hsup.wait_nth_line("State changed from starting to up", up);
+        }
+        procs::signal(proper, Signal::SIGKILL);
+        assert_eq!(hsup.end().code, 128 + 9);
+        room.wait_nothing_left();
+        killed.push(proper);
+    }
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_up("web.20");
+    assert!(
+        !room.left_by(&killed).iter().any(|left| left.starts_with("cgroup")),
+        "{:#?}",
+        room.left_by(&killed)
+    );
+    killed.push(hsup.proper());
+    assert_eq!(hsup.stop().code, 0);
+    nothing_is_left(&room, &killed);
+}

@@ -1,0 +1,209 @@
+//! The network of native dynos: an address of its own, the world outside by NAT, and neither the other dynos nor
+//! what only the host may ask.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use hsup_ftest::{Driver, Hsup, Namespaces, Room, is_about};
+
+/// Echoes the name of the dyno to whoever connects.
+const SERVER: &str = "import os, socket; s = socket.create_server((\"\", int(os.environ[\"PORT\"]))); \
+    print(\"listening\", flush=True)\nwhile True:\n c, a = s.accept(); c.sendall(os.environ[\"DYNO\"].encode()); c.close()";
+
+/// How long a connection may take that is to come about, and one that is not.
+const SOON: Duration = Duration::from_secs(5);
+
+fn network(room: &Room) -> &Namespaces {
+    room.namespaces().expect("the driver is native")
+}
+
+/// A line of shell that says whether a connection comes about, and what is read from it.
+fn try_connect(address: &str, port: u16) -> String {
+    format!(
+        "if timeout 1 bash -c 'exec 3<>/dev/tcp/{address}/{port} && echo reached: $(cat <&3)' 2>/dev/null; \
+         then :; else echo no way to {address}:{port}; fi"
+    )
+}
+
+/// The world outside: a host at 10.9.0.1, which the room's host (10.9.0.2) has as its gateway, and which knows
+/// of no dyno.
+fn outside(room: &Room) -> Namespaces {
+    let outside = Namespaces::new();
+    network(room).sh(&format!(
+        "ip link add up0 type veth peer name out0 netns {}; ip addr add 10.9.0.2/24 dev up0; ip link set up0 up",
+        outside.pid()
+    ));
+    outside
+        .sh("ip addr add 10.9.0.1/24 dev out0; ip addr add 169.254.169.254/32 dev lo; ip link set out0 up");
+    network(room).sh("ip route add default via 10.9.0.1");
+    outside
+}
+
+/// Answers connections with the address that they come from, until the test ends.
+fn serve(network: &Namespaces, address: &str) -> u16 {
+    let listener = network.within(|| TcpListener::bind((address, 0)).expect("the address is there"));
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let from = stream.peer_addr().expect("it is connected").ip().to_string();
+            let _hung_up = stream.write_all(from.as_bytes());
+        }
+    });
+    port
+}
+
+/// What is read from an address by the room's host.
+fn read(room: &Room, address: SocketAddr) -> std::io::Result<String> {
+    network(room).within(|| {
+        let mut stream = TcpStream::connect_timeout(&address, SOON)?;
+        stream.set_read_timeout(Some(SOON))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
+
+fn address(hsup: &Hsup, dyno: &str) -> IpAddr {
+    let dyno = hsup.dyno(dyno);
+    dyno["IPAddress"].as_str().and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("{dyno}"))
+}
+
+fn released() -> Room {
+    let room = Room::new();
+    room.release(&room.app());
+    room
+}
+
+#[test]
+fn the_block_of_addresses_can_be_set() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let line =
+        "ip -4 -o addr show eth0; ip route; ping -c 1 -W 1 127.0.0.1 >/dev/null 2>&1; ip -o link | wc -l";
+    let run = || room.hsup(["run", line]).env("LIBCONTAINER_DYNO_SUBNET", "192.168.200.0/30");
+    let ended = run().end();
+    assert!(ended.stdout.contains("inet 192.168.200.2/30 "), "{ended:?}");
+    assert!(ended.stdout.contains("default via 192.168.200.1 dev eth0"), "{ended:?}");
+    assert!(ended.stdout.ends_with("\n2\n"), "lo and eth0: {ended:?}");
+    let ended = run().env("HSUP_NATIVE_DYNO_SUBNET", "192.168.201.0/24").end();
+    assert!(ended.stdout.contains("inet 192.168.201.2/30 "), "the own name beats the other: {ended:?}");
+}
+
+#[test]
+fn the_host_reaches_dynos_and_dynos_reach_each_other_only_if_allowed() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", &format!("exec python3 -c '{SERVER}'"), 2));
+    for allowed in [false, true] {
+        let hsup = if allowed { room.hsup(["--allow", "dynos", "start"]) } else { room.hsup(["start"]) }.up();
+        for dyno in ["web.1", "web.2"] {
+            hsup.wait_line(&format!("{dyno} | listening"));
+            assert_eq!(hsup.dyno(dyno)["Port"], 5000);
+            let answer = read(&room, (address(&hsup, dyno), 5000).into());
+            assert_eq!(answer.expect("the host reaches its dynos"), dyno);
+        }
+        let web = address(&hsup, "web.2").to_string();
+        let line = try_connect(&web, 5000);
+        let args = ["-s", "none", "run", &line];
+        let args = room.hsup(args);
+        let args = if allowed { args.env("HSUP_ALLOW", "dynos") } else { args };
+        let ended = args.end();
+        let expected =
+            if allowed { "reached: web.2\n".to_owned() } else { format!("no way to {web}:5000\n") };
+        assert_eq!(ended.stdout, expected, "allowed: {allowed}: {ended:?}");
+        assert_eq!(hsup.stop().code, 0);
+    }
+}
+
+#[test]
+fn a_dyno_reaches_the_world_by_the_address_of_the_host_and_the_metadata_only_if_allowed() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let outside = outside(&room);
+    let (world, metadata) = (serve(&outside, "10.9.0.1"), serve(&outside, "169.254.169.254"));
+    assert_eq!(
+        read(&room, SocketAddr::from(([169, 254, 169, 254], metadata))).expect("the host may"),
+        "10.9.0.2"
+    );
+    let line = [try_connect("10.9.0.1", world), try_connect("169.254.169.254", metadata)].join("\n");
+    let ended = room.hsup(["run", &line]).end();
+    let expected = format!("reached: 10.9.0.2\nno way to 169.254.169.254:{metadata}\n");
+    assert_eq!(ended.stdout, expected, "{ended:?}");
+    let ended = room.hsup(["--allow", "metadata", "run", &line]).end();
+    assert_eq!(ended.stdout, "reached: 10.9.0.2\nreached: 10.9.0.2\n", "{ended:?}");
+}
+
+#[test]
+fn a_dyno_does_not_reach_what_listens_on_the_loopback_of_the_host() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let port = serve(network(&room), "127.0.0.1");
+    assert_eq!(read(&room, ([127, 0, 0, 1], port).into()).expect("the host may"), "127.0.0.1");
+    let line = format!(
+        "{}\n{}",
+        try_connect("127.0.0.1", port),
+        "gateway=$(ip route | awk '/^default/ {print $3}'); timeout 1 bash -c \"exec 3<>/dev/tcp/$gateway/PORT\" \
+         2>/dev/null || echo nor by the gateway"
+            .replace("PORT", &port.to_string())
+    );
+    let ended = room.hsup(["run", &line]).end();
+    assert_eq!(ended.stdout, format!("no way to 127.0.0.1:{port}\nnor by the gateway\n"), "{ended:?}");
+}
+
+#[test]
+fn an_extra_interface_and_extra_routes_are_there() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let outside = Namespaces::new();
+    network(&room).sh(&format!(
+        "ip link add ext0 type veth peer name far0 netns {}; ip link set ext0 up",
+        outside.pid()
+    ));
+    outside.sh("ip addr add 10.8.0.1/24 dev far0; ip addr add 10.7.0.1/32 dev lo; ip link set far0 up");
+    let (near, far) = (serve(&outside, "10.8.0.1"), serve(&outside, "10.7.0.1"));
+    let line = [
+        "ip -4 -o addr show eth1",
+        "ip route",
+        &try_connect("10.8.0.1", near),
+        &try_connect("10.7.0.1", far),
+    ]
+    .join("\n");
+    let run = room.hsup(["run", &line]).env("LIBCONTAINER_DYNO_EXTRA_INTERFACE", "ext0:10.8.0.10/24");
+    let ended = run.env("LIBCONTAINER_DYNO_EXTRA_ROUTES", "10.7.0.0/16:10.8.0.1:eth1").end();
+    assert!(ended.stdout.contains("inet 10.8.0.10/24 "), "{ended:?}");
+    assert!(ended.stdout.contains("10.7.0.0/16 via 10.8.0.1 dev eth1"), "{ended:?}");
+    assert!(ended.stdout.ends_with("reached: 10.8.0.10\nreached: 10.8.0.10\n"), "{ended:?}");
+    // one that is not there
+    let ended = room.hsup(["run", "true"]).env("LIBCONTAINER_DYNO_EXTRA_INTERFACE", "no0:10.8.0.10/24").end();
+    assert!(ended.code != 0 && ended.stderr.contains("no0"), "{ended:?}");
+    // a route by one that is not asked for
+    let ended =
+        room.hsup(["run", "true"]).env("LIBCONTAINER_DYNO_EXTRA_ROUTES", "10.7.0.0/16:10.8.0.1:eth1").end();
+    assert!(ended.code == 64 && ended.stderr.contains("EXTRA_INTERFACE"), "{ended:?}");
+}
+
+#[test]
+fn a_dyno_cannot_take_the_address_of_another_nor_see_its_packets() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let line = "for c in 'ip addr add 10.1.2.3/32 dev eth0' 'ip link set eth0 down' 'ip route add 10.3.0.0/16 dev eth0' \
+                'python3 -c \"import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\"' \
+                'python3 -c \"import socket; socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\"'; do \
+                if sh -c \"$c\" 2>/dev/null; then echo can: $c; else echo cannot; fi; done";
+    let ended = room.hsup(["run", line]).end();
+    assert_eq!(ended.stdout, "cannot\n".repeat(5), "{ended:?}");
+}
