@@ -347,3 +347,42 @@ fn the_calls_of_ordinary_programs_are_allowed() {
     let line = "cd /tmp && mkfifo f && touch a && mv a b && ln b c && ls | tr '\\n' ' '; cat /proc/self/oom_score_adj";
     assert_eq!(output(&room, line), "b c f 0\n");
 }
+
+/// What some calls say, made with arguments that lead to nothing.
+const CALLS: &str = r#"
+import ctypes, errno, platform
+libc = ctypes.CDLL(None, use_errno=True)
+processor = platform.machine()
+calls = {"mount": {"x86_64": 165, "aarch64": 40}, "setns": {"x86_64": 308, "aarch64": 268}, "pidfd_getfd": 438,
+    "lsm_list_modules": 461, "cachestat": 451, "fchmodat2": 452, "map_shadow_stack": 453, "futex_wake": 454,
+    "futex_wait": 455, "futex_requeue": 456, "statmount": 457, "listmount": 458, "mseal": 462, "setxattrat": 463,
+    "getxattrat": 464, "listxattrat": 465, "removexattrat": 466, "io_pgetevents": {"x86_64": 333, "aarch64": 292},
+    "sync_file_range": {"x86_64": 277, "aarch64": 84}, "of tomorrow": 467, "of next year": 700, "of no kernel": 1 << 29}
+for name, number in calls.items():
+    number = number if isinstance(number, int) else number[processor]
+    ctypes.set_errno(0)
+    result = libc.syscall(number, *(ctypes.c_long(-1) for _ in range(6)))
+    print(name, "done" if result >= 0 else errno.errorcode[ctypes.get_errno()])
+"#;
+
+#[test]
+fn calls_are_refused_as_ordinary_programs_expect() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let slug = slug::pack(room.dir(), "calls.tgz", &[("calls.py", CALLS)]);
+    room.release(&room.app().slug(&slug.display().to_string()));
+    let said = output(&room, "python3 calls.py");
+    for line in said.lines() {
+        let (name, result) = line.rsplit_once(' ').expect("a name and a result");
+        match name {
+            "mount" | "setns" | "pidfd_getfd" | "lsm_list_modules" => assert_eq!(result, "EPERM", "{said}"),
+            // A program that hears this goes on with what it did before there was such a call.
+            _ if name.starts_with("of ") => assert_eq!(result, "ENOSYS", "{said}"),
+            // To the kernel it has come: an old one does not have it, a new one does not like the arguments.
+            _ => assert_ne!(result, "EPERM", "{said}"),
+        }
+    }
+    assert_eq!(said.lines().count(), 22, "{said}");
+}

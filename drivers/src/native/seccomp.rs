@@ -1,5 +1,6 @@
 //! The system calls that a dyno may make: those that unprivileged programs use. All others are refused as if they
-//! needed a privilege. The list follows that of Docker's default profile for a process without capabilities.
+//! needed a privilege, and those that are newer than this list as if the kernel did not have them, so that programs
+//! fall back to older ones. The list follows that of Docker's default profile for a process without capabilities.
 
 use std::collections::BTreeSet;
 
@@ -64,6 +65,8 @@ impl Filter {
             does(LOAD, CALL_AT),
             // Said not to exist, so that the C library uses an older one whose arguments can be looked at.
             decides(IF_EQUAL, number(libc::SYS_clone3), 0, 1),
+            does(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()),
+            decides(IF_GREATER, number(NEWEST), 0, 1),
             does(RETURN, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()),
         ];
         for (first, last) in ranges(ALLOWED.iter().chain(OF_THIS_PROCESSOR)) {
@@ -138,6 +141,39 @@ fn sockets() -> Result<Vec<SeccompRule>, Failure> {
         .collect()
 }
 
+/// The newest call that this list knows of: `removexattrat`, of Linux 6.13.
+const NEWEST: i64 = 466;
+
+/// Calls that the libc crate does not name everywhere yet. From 424 on a call has the same number on every processor.
+mod unnamed {
+    pub(super) const CACHESTAT: i64 = 451;
+    pub(super) const FCHMODAT2: i64 = 452;
+    pub(super) const MAP_SHADOW_STACK: i64 = 453;
+    pub(super) const FUTEX_WAKE: i64 = 454;
+    pub(super) const FUTEX_WAIT: i64 = 455;
+    pub(super) const FUTEX_REQUEUE: i64 = 456;
+    pub(super) const STATMOUNT: i64 = 457;
+    pub(super) const LISTMOUNT: i64 = 458;
+    pub(super) const SETXATTRAT: i64 = 463;
+    pub(super) const GETXATTRAT: i64 = 464;
+    pub(super) const LISTXATTRAT: i64 = 465;
+    pub(super) const REMOVEXATTRAT: i64 = super::NEWEST;
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const IO_PGETEVENTS: i64 = 333;
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const URETPROBE: i64 = 335;
+    #[cfg(target_arch = "aarch64")]
+    pub(super) use aarch64::{GETRLIMIT, IO_PGETEVENTS, RENAMEAT, SETRLIMIT, SYNC_FILE_RANGE};
+    #[cfg(target_arch = "aarch64")]
+    mod aarch64 {
+        pub(in super::super) const RENAMEAT: i64 = 38;
+        pub(in super::super) const SYNC_FILE_RANGE: i64 = 84;
+        pub(in super::super) const GETRLIMIT: i64 = 163;
+        pub(in super::super) const SETRLIMIT: i64 = 164;
+        pub(in super::super) const IO_PGETEVENTS: i64 = 292;
+    }
+}
+
 /// What programs call on every processor.
 const ALLOWED: &[i64] = &[
     libc::SYS_accept,
@@ -171,6 +207,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_faccessat2,
     libc::SYS_fadvise64,
     libc::SYS_fallocate,
+    libc::SYS_fanotify_mark,
     libc::SYS_fchdir,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
@@ -269,7 +306,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_openat2,
-    libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_send_signal,
     libc::SYS_pipe2,
@@ -300,7 +336,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_remap_file_pages,
     libc::SYS_removexattr,
     libc::SYS_mknodat,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
@@ -387,6 +422,19 @@ const ALLOWED: &[i64] = &[
     libc::SYS_waitid,
     libc::SYS_write,
     libc::SYS_writev,
+    unnamed::CACHESTAT,
+    unnamed::FCHMODAT2,
+    unnamed::FUTEX_REQUEUE,
+    unnamed::FUTEX_WAIT,
+    unnamed::FUTEX_WAKE,
+    unnamed::GETXATTRAT,
+    unnamed::IO_PGETEVENTS,
+    unnamed::LISTMOUNT,
+    unnamed::LISTXATTRAT,
+    unnamed::MAP_SHADOW_STACK,
+    unnamed::REMOVEXATTRAT,
+    unnamed::SETXATTRAT,
+    unnamed::STATMOUNT,
 ];
 
 /// What is left on this processor of older calls.
@@ -404,7 +452,6 @@ const OF_THIS_PROCESSOR: &[i64] = &[
     libc::SYS_epoll_wait,
     libc::SYS_epoll_wait_old,
     libc::SYS_eventfd,
-    libc::SYS_fchmodat2,
     libc::SYS_fork,
     libc::SYS_futimesat,
     libc::SYS_get_thread_area,
@@ -424,6 +471,7 @@ const OF_THIS_PROCESSOR: &[i64] = &[
     libc::SYS_poll,
     libc::SYS_readlink,
     libc::SYS_rename,
+    libc::SYS_renameat,
     libc::SYS_rmdir,
     libc::SYS_select,
     libc::SYS_set_thread_area,
@@ -434,12 +482,13 @@ const OF_THIS_PROCESSOR: &[i64] = &[
     libc::SYS_sync_file_range,
     libc::SYS_time,
     libc::SYS_unlink,
-    libc::SYS_ustat,
     libc::SYS_utime,
     libc::SYS_utimes,
     libc::SYS_vfork,
+    unnamed::URETPROBE,
 ];
 
 /// What is left on this processor of older calls.
-#[cfg(not(target_arch = "x86_64"))]
-const OF_THIS_PROCESSOR: &[i64] = &[];
+#[cfg(target_arch = "aarch64")]
+const OF_THIS_PROCESSOR: &[i64] =
+    &[unnamed::GETRLIMIT, unnamed::RENAMEAT, unnamed::SETRLIMIT, unnamed::SYNC_FILE_RANGE];
