@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use hsup::cli::{self, CliCommand, Invocation};
 
 fn main() -> ExitCode {
+    // What hsup executes itself as when its zygote has been killed.
+    if let Some(code) = hsup_drivers::native::live_as_zygote() {
+        return code;
+    }
     match cli::parse_process() {
         Ok(Invocation::Print(text)) => {
             let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());

@@ -226,6 +226,12 @@ impl Listener {
     }
 }
 
+/// Blocks the signals that the guardian tells hsup of, for a process of hsup's that was executed anew: they are not
+/// meant for it.
+pub(crate) fn block_forwarded() -> io::Result<()> {
+    Ok(FORWARDED.into_iter().collect::<SigSet>().thread_block()?)
+}
+
 /// Each dyno takes three descriptors, and the usual soft limit of 1024 stems from select(2), which hsup does
 /// not use. Returns the limit as it was.
 fn raise_open_files() -> io::Result<u64> {

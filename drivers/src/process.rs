@@ -82,6 +82,19 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The child of a process that has this pid in the namespace that it was cloned into: for one of an init, that which init
+/// knows it by.
+pub fn child_by_inner_pid(parent: u32, inner: u32) -> Option<u32> {
+    children(parent).into_iter().find(|pid| inner_pid(*pid) == Some(inner))
+}
+
+/// The pid of a process in the innermost of its namespaces.
+fn inner_pid(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    pids.split_ascii_whitespace().next_back()?.parse().ok()
+}
+
 /// These processes and everything below them.
 pub fn with_descendants(roots: impl IntoIterator<Item = u32>) -> HashSet<u32> {
     let mut found = HashSet::new();
@@ -152,6 +165,7 @@ mod tests {
     fn this_process_is_there_and_no_process_0() {
         let me = std::process::id();
         assert!(is_alive(me));
+        assert!(inner_pid(me).is_some());
         assert!(usage(me).is_some_and(|usage| usage.memory_bytes > 0));
         assert!(!is_alive(0));
         assert!(children(0).is_empty());

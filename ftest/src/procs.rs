@@ -69,6 +69,13 @@ pub fn environment(pid: u32) -> Vec<String> {
     vars.map(|var| String::from_utf8_lossy(var).into_owned()).collect()
 }
 
+/// The environment of a process that may well have none.
+pub fn environment_now(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let vars = bytes.split(|byte| *byte == 0).filter(|var| !var.is_empty());
+    vars.map(|var| String::from_utf8_lossy(var).into_owned()).collect()
+}
+
 /// Signals a process; one that is gone does not mind.
 pub fn signal(pid: u32, signal: Signal) {
     let _gone = kill(Pid::from_raw(pid.cast_signed()), signal);

@@ -386,3 +386,18 @@ fn calls_are_refused_as_ordinary_programs_expect() {
     }
     assert_eq!(said.lines().count(), 22, "{said}");
 }
+
+#[test]
+fn a_program_that_is_not_on_a_very_long_path_is_told_so() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    for length in [20_000, 100_000, 300_000] {
+        let room = Room::new();
+        let path = format!("/usr/bin:/bin{}", ":/nowhere".repeat(length / 9));
+        room.release(&room.app().env("PATH", &path));
+        let ended = room.hsup(["run", "no-such-program"]).end();
+        let said = ended.stderr.contains("no-such-program") && ended.stderr.contains("/nowhere");
+        assert!(ended.code == 127 && said, "{length}: {} {:.500}", ended.code, ended.stderr);
+    }
+}

@@ -7,6 +7,8 @@ use std::process;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tokio::task::JoinSet;
+
 use super::cgroup::{Hierarchies, Host};
 use super::claims::Claims;
 use super::doctor;
@@ -17,7 +19,7 @@ use super::protocol::BindMount;
 use super::run::NativeRun;
 use super::start::Starter;
 use super::uplink::Uplink;
-use super::zygote::Zygote;
+use super::zygotes::Zygote;
 use crate::guardian::Guardian;
 use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
@@ -48,10 +50,13 @@ pub struct NativeSettings {
 /// The `native` driver.
 pub struct Native {
     starter: Arc<Starter>,
+    /// What replaces the zygote; it ends with the driver.
+    _keeper: JoinSet<()>,
 }
 
 impl Native {
-    /// A driver that has its dynos cloned from this zygote. What earlier hsups have left behind is undone first.
+    /// A driver that has its dynos cloned from this zygote. What earlier hsups have left behind is undone first. To be
+    /// called within the runtime.
     ///
     /// # Errors
     /// If the state dir, the cgroups or the network cannot be used.
@@ -67,17 +72,21 @@ impl Native {
         cgroups.prepare()?;
         let claims = Claims::open(&settings.state_dir)?;
         claims.begin_at(turn(&settings.uids));
+        let zygote = Arc::new(zygote);
+        let mut keeper = JoinSet::new();
+        keeper.spawn(Arc::clone(&zygote).keep());
         let starter = Starter {
             guardian,
             zygote,
             claims,
             ledger: Ledger::open(&settings.state_dir)?,
+            waiting: Arc::default(),
             cgroups,
             uplink,
             copies: AtomicBool::new(false),
             settings,
         };
-        Ok(Self { starter: Arc::new(starter) })
+        Ok(Self { starter: Arc::new(starter), _keeper: keeper })
     }
 }
 

@@ -1,7 +1,9 @@
 //! What a run of a dyno holds of the host, from the moment it is claimed until it is given back.
 
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cgroup::Cgroup;
 use super::claims::ClaimedIdentity;
@@ -19,28 +21,71 @@ pub(super) struct Holdings {
     pub(super) dirs: Vec<PathBuf>,
 }
 
-impl Holdings {
+/// What could not be given back at once, since that takes descriptors and there was none: a matter of moments. It is
+/// tried again with whatever is given back next, and at the end.
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<Vec<Holdings>>);
+
+impl Waiting {
     /// Gives everything back: last the record that says what there is. What cannot be given back stays in the record,
     /// and the next start of hsup tries again.
-    pub(super) fn give_back(self) {
-        let Self { dyno, state_dir, entry, identity, cgroup, dirs } = self;
-        let mut results = Vec::new();
-        if let Some(cgroup) = cgroup {
-            results.push(("remove the cgroup", cgroup.remove().map_err(|error| crate::explain(&error))));
+    pub(super) fn give_back(&self, holdings: Holdings) {
+        let before = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let wait =
+            before.into_iter().chain([holdings]).filter_map(|holdings| holdings.try_give_back(Try::Again));
+        let wait: Vec<Holdings> = wait.collect();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(wait);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        for holdings in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _none_waits = holdings.try_give_back(Try::Last);
         }
-        for dir in dirs {
-            let removed = remove_below(&state_dir, &dir).map(drop);
-            results.push(("remove a directory", removed.map_err(|error| error.to_string())));
+    }
+}
+
+/// Whether another attempt will follow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Try {
+    Again,
+    Last,
+}
+
+impl Holdings {
+    /// Gives it all back, or nothing of the books if there is no descriptor left for the rest.
+    fn try_give_back(self, attempt: Try) -> Option<Self> {
+        let mut faults: Vec<(&str, Box<dyn Error>)> = Vec::new();
+        if let Some(Err(error)) = self.cgroup.as_ref().map(|cgroup| cgroup.remove()) {
+            faults.push(("remove the cgroup", error.into()));
         }
+        for dir in &self.dirs {
+            if let Err(error) = remove_below(&self.state_dir, dir) {
+                faults.push(("remove a directory", error.into()));
+            }
+        }
+        if attempt == Try::Again && faults.iter().any(|(_, error)| is_want_of_descriptors(error.as_ref())) {
+            return Some(self);
+        }
+        let Self { dyno, entry, identity, .. } = self;
         // The record before what it names is anybody else's.
-        if results.iter().all(|(_, result)| result.is_ok()) {
-            results.push(("close the record", entry.close().map_err(|error| crate::explain(&error))));
-            results.push(("give back the user", identity.release().map_err(|error| crate::explain(&error))));
+        if faults.is_empty() {
+            faults.extend(entry.close().err().map(|error| ("close the record", error.into())));
+            faults.extend(identity.release().err().map(|error| ("give back the user", error.into())));
         } else {
             identity.keep();
         }
-        for (what, error) in results.into_iter().filter_map(|(what, result)| Some((what, result.err()?))) {
+        for (what, error) in faults {
+            let error = crate::explain(error.as_ref());
             tracing::error!("failed to {what} of {dyno}: {error}; `hsup doctor --fix` tries again");
         }
+        None
     }
+}
+
+/// Whether an error comes of too many open files, in hsup or on the host.
+fn is_want_of_descriptors(error: &(dyn Error + 'static)) -> bool {
+    let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    matches!(number, Some(libc::EMFILE | libc::ENFILE)) || error.source().is_some_and(is_want_of_descriptors)
 }

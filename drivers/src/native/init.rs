@@ -51,12 +51,12 @@ pub(super) fn run(
     let main = match set_up(request, &control, stdio, links, userns, filter) {
         Ok(main) => main,
         Err(failure) => {
-            let said = say(control.as_fd(), &Report::Failed(failure));
+            let said = say(control.as_fd(), &Report::Failed(failure.cut()));
             std::process::exit(if said.is_ok() { 0 } else { FAILED });
         }
     };
     let ended = keep_to_kill()
-        .and_then(|()| say(control.as_fd(), &Report::Started))
+        .and_then(|()| say(control.as_fd(), &Report::Started { main: main.as_raw().cast_unsigned() }))
         .and_then(|()| watch(main, control.as_fd()));
     std::process::exit(if ended.is_ok() { 0 } else { FAILED });
 }

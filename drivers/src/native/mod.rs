@@ -32,8 +32,9 @@ pub mod undo;
 mod uplink;
 mod wires;
 mod zygote;
+mod zygotes;
 
 pub use driver::{Native, NativeSettings};
 pub use error::NativeError;
 pub use protocol::BindMount;
-pub use zygote::Zygote;
+pub use zygotes::{Zygote, live_as_zygote};

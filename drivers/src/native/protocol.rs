@@ -127,6 +127,25 @@ impl Failure {
         move |errno| Self::Step { what: what.into(), errno: errno as i32 }
     }
 
+    /// The same with texts that fit into one message: a search path may be as long as its owner likes.
+    pub(super) fn cut(self) -> Self {
+        const LONGEST_BYTES: usize = 16 * 1024;
+        let cut = |text: String| {
+            let end = (0..=LONGEST_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+            match end {
+                Some(end) if end < text.len() => format!("{}...", &text[..end]),
+                Some(_) | None => text,
+            }
+        };
+        match self {
+            Self::Step { what, errno } => Self::Step { what: cut(what), errno },
+            Self::NotFound { program, place } => Self::NotFound { program: cut(program), place: cut(place) },
+            Self::NotExecutable { path, errno } => {
+                Self::NotExecutable { path: cut(path.to_string_lossy().into_owned()).into(), errno }
+            }
+        }
+    }
+
     /// A step that failed, by an error of the standard library.
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Step { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
@@ -173,8 +192,8 @@ pub(super) enum Order {
 /// What init tells hsup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// The main process has been executed.
-    Started,
+    /// The main process has been executed: its pid, as init sees it.
+    Started { main: u32 },
     /// There will be none.
     Failed(Failure),
     /// The main process has ended, by a code or by a signal. If it was not `alone`, others go on.
@@ -216,20 +235,31 @@ pub(super) fn send<T: Serialize>(
     stream.write_all(&body)
 }
 
+/// What has been received whole: after it the next message can be.
+pub(super) struct Received<T> {
+    /// The message, if it is one.
+    pub(super) message: Result<T, serde_json::Error>,
+    /// The descriptors that came along.
+    pub(super) fds: Vec<OwnedFd>,
+    /// Whether these are all of them: not if this process may have no more.
+    pub(super) all: bool,
+}
+
 /// Receives a message and its descriptors; none at the end of the stream.
-pub(super) fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub(super) fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<Option<Received<T>>> {
     let mut length = [0; 4];
-    let (received, fds) = sys::receive_descriptors(stream.as_fd(), &mut length, MAX_DESCRIPTORS)?;
-    if received == 0 {
+    let header = sys::receive_descriptors(stream.as_fd(), &mut length, MAX_DESCRIPTORS)?;
+    let sys::Descriptors { bytes, fds, all } = header;
+    if bytes == 0 {
         return Ok(None);
     }
     let length = usize::try_from(u32::from_ne_bytes(length)).map_err(io::Error::other)?;
-    if received != 4 || length > MAX_MESSAGE_BYTES {
+    if bytes != 4 || length > MAX_MESSAGE_BYTES {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    Ok(Some((serde_json::from_slice(&body).map_err(io::Error::other)?, fds)))
+    Ok(Some(Received { message: serde_json::from_slice(&body), fds, all }))
 }
 
 /// Sends a small message over a socket that keeps their bounds.
@@ -242,15 +272,22 @@ pub(super) fn say<T: Serialize>(socket: BorrowedFd<'_>, message: &T) -> io::Resu
 /// The next small message; none at the end of the socket. Where the socket does not block, `WouldBlock` means that
 /// there is none yet.
 pub(super) fn hear<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<T>> {
-    let mut body = [0; 16 * 1024];
+    // A look at it first: the length of a message is known to its socket only.
+    let length = heard(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+    let mut body = vec![0; length];
+    match heard(socket, &mut body, MsgFlags::empty())? {
+        0 => Ok(None),
+        _ => Ok(Some(serde_json::from_slice(&body).map_err(io::Error::other)?)),
+    }
+}
+
+/// Reads from a socket; zero bytes at its end.
+fn heard(socket: BorrowedFd<'_>, body: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
     loop {
-        match nix::sys::socket::recv(socket.as_raw_fd(), &mut body, MsgFlags::empty()) {
-            Ok(0) => return Ok(None),
-            Ok(length) => {
-                return Ok(Some(serde_json::from_slice(&body[..length]).map_err(io::Error::other)?));
-            }
+        match nix::sys::socket::recv(socket.as_raw_fd(), body, flags) {
+            Ok(length) => return Ok(length),
             Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(Errno::ECONNRESET) => return Ok(0),
             Err(error) => return Err(error.into()),
         }
     }
@@ -258,6 +295,8 @@ pub(super) fn hear<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Op
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
 
     #[test]
@@ -271,9 +310,23 @@ mod tests {
                 send(&mut ours, &large, &[null.as_fd(), null.as_fd()]).unwrap();
             }
         });
-        let (got, fds) = receive::<String>(&mut theirs).unwrap().unwrap();
+        let Received { message, fds, all } = receive::<String>(&mut theirs).unwrap().unwrap();
         sender.join().unwrap();
-        assert_eq!((got == large, fds.len()), (true, 2));
+        assert_eq!((message.unwrap() == large, fds.len(), all), (true, 2, true));
         assert!(receive::<String>(&mut theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_report_is_heard_whatever_its_length() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
+        let what = "x".repeat(100_000);
+        let report = Report::Failed(Failure::Step { what, errno: 1 });
+        for report in [&report, &Report::Started { main: 2 }] {
+            say(ours.as_fd(), report).unwrap();
+            assert_eq!(hear::<Report>(theirs.as_fd()).unwrap().as_ref(), Some(report));
+        }
+        drop(ours);
+        assert_eq!(hear::<Report>(theirs.as_fd()).unwrap(), None);
     }
 }

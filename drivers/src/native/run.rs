@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::{Cgroup, OomWatch};
 use super::protocol::{ExitText, Order, Report, hear, say};
-use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError, process, sys};
+use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError, sys};
 
 /// What is to be undone when a run is over. It may take a while, and is done where that disturbs nobody.
 pub(super) type Undo = Box<dyn FnOnce() + Send>;
@@ -70,6 +70,7 @@ pub(super) struct Started {
     pub(super) dyno: String,
     pub(super) address: Ipv4Addr,
     pub(super) init: u32,
+    pub(super) main: Option<u32>,
     pub(super) pidfd: OwnedFd,
     pub(super) control: OwnedFd,
     pub(super) output: Option<Output>,
@@ -83,7 +84,7 @@ impl NativeRun {
     /// # Errors
     /// If the runtime cannot watch it.
     pub(super) fn new(started: Started) -> io::Result<Arc<Self>> {
-        let Started { dyno, address, init, pidfd, control, output, cgroup, undo } = started;
+        let Started { dyno, address, init, main, pidfd, control, output, cgroup, undo } = started;
         let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, &dyno));
         let watch = || {
             fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -98,8 +99,6 @@ impl NativeRun {
                 return Err(error);
             }
         };
-        // Before anything that it starts: its first child is the main process.
-        let main = process::children(init).into_iter().min();
         Ok(Arc::new(Self {
             dyno,
             address,
@@ -138,7 +137,7 @@ impl NativeRun {
             };
             let ended = match report {
                 Ok(Some(Report::Exited { exit, alone })) => MainExit { exit: exit.into(), alone },
-                Ok(Some(Report::Started | Report::Failed(_))) => continue,
+                Ok(Some(Report::Started { .. } | Report::Failed(_))) => continue,
                 // Init has been killed, and with it everything below it.
                 Ok(None) => MainExit { exit: Exit::Signal(libc::SIGKILL), alone: true },
                 Err(error) => {

@@ -16,7 +16,7 @@ use super::cgroup::{Cgroup, Hierarchies};
 use super::claims::Claims;
 use super::copy::copy_owned;
 use super::etc::{self, Etc};
-use super::holdings::Holdings;
+use super::holdings::{Holdings, Waiting};
 use super::ledger::{Init, Ledger, Record};
 use super::network::{HostLink, Subnet, connect, connect_extra};
 use super::protocol::{AppDir, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
@@ -24,11 +24,11 @@ use super::root;
 use super::run::Started;
 use super::uplink::Uplink;
 use super::wires::{Wires, wires};
-use super::zygote::Zygote;
+use super::zygotes::Zygote;
 use crate::command::shell_line;
 use crate::guardian::Guardian;
 use crate::simple::{DEFAULT_PATH, environment};
-use crate::{DynoSpec, KillSignal, StartError, sys};
+use crate::{DynoSpec, KillSignal, StartError, process, sys};
 
 /// The most processes of a dyno to which no limit is given: far more than an app has, and no danger to the host.
 const MAX_PROCESSES: u64 = 4096;
@@ -40,10 +40,11 @@ const TMP_BYTES: u64 = 512 << 20;
 /// What runs are started with.
 pub(super) struct Starter {
     pub(super) guardian: Arc<Guardian>,
-    pub(super) zygote: Zygote,
+    pub(super) zygote: Arc<Zygote>,
     pub(super) settings: NativeSettings,
     pub(super) claims: Claims,
     pub(super) ledger: Ledger,
+    pub(super) waiting: Arc<Waiting>,
     pub(super) cgroups: Hierarchies,
     pub(super) uplink: Uplink,
     /// Whether files of `/app` have to be copied for each dyno, since they cannot be shown as its own.
@@ -54,6 +55,13 @@ impl Drop for Starter {
     fn drop(&mut self) {
         self.cgroups.tidy();
     }
+}
+
+/// An init that has been cloned and has started the main process.
+struct Cloned {
+    init: u32,
+    pidfd: OwnedFd,
+    main: Option<u32>,
 }
 
 /// A start that failed.
@@ -95,13 +103,14 @@ impl Starter {
         let (mut holdings, subnet) = self.hold(spec)?;
         let cloned = self.clone_and_connect(spec, &mut holdings, subnet, stdio, fds, &control);
         match cloned {
-            Ok((init, pidfd)) => {
+            Ok(Cloned { init, pidfd, main }) => {
                 let (address, cgroup) = (subnet.dyno(), holdings.cgroup.clone());
-                let undo = Box::new(move || holdings.give_back());
-                Ok(Started { dyno: spec.name.clone(), address, init, pidfd, control, output, cgroup, undo })
+                let (dyno, waiting) = (spec.name.clone(), Arc::clone(&self.waiting));
+                let undo = Box::new(move || waiting.give_back(holdings));
+                Ok(Started { dyno, address, init, main, pidfd, control, output, cgroup, undo })
             }
             Err(failed) => {
-                holdings.give_back();
+                self.waiting.give_back(holdings);
                 Err(failed)
             }
         }
@@ -150,7 +159,7 @@ impl Starter {
                 Ok((holdings, subnet))
             }
             Err(error) => {
-                holdings.give_back();
+                self.waiting.give_back(holdings);
                 Err(error)
             }
         }
@@ -187,7 +196,7 @@ impl Starter {
         stdio: StdioKind,
         mut fds: Vec<OwnedFd>,
         control: &OwnedFd,
-    ) -> Result<(u32, OwnedFd), Failed> {
+    ) -> Result<Cloned, Failed> {
         let request = self.request(spec, holdings, subnet, stdio)?;
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
@@ -197,14 +206,15 @@ impl Starter {
         drop(fds);
         let ready = self.connect_init(holdings, subnet, init, control);
         match ready.map_err(Failed::from).and_then(|()| self.hear_of_main(spec, control)) {
-            Ok(()) => Ok((init, pidfd)),
+            // By the time that this is looked for it may be gone.
+            Ok(main) => Ok(Cloned { init, pidfd, main: process::child_by_inner_pid(init, main) }),
             Err(failed) => {
                 let _gone = sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill);
                 let _reaped = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
                 // Where init gave up, what failed here is only that it is gone.
                 match hear::<Report>(control.as_fd()) {
                     Ok(Some(Report::Failed(failure))) => Err(self.judge(spec, failure)),
-                    Ok(Some(Report::Started | Report::Exited { .. }) | None) | Err(_) => Err(failed),
+                    Ok(Some(Report::Started { .. } | Report::Exited { .. }) | None) | Err(_) => Err(failed),
                 }
             }
         }
@@ -239,9 +249,10 @@ impl Starter {
         say(control.as_fd(), &Order::GoOn).map_err(step("tell init of the network"))
     }
 
-    fn hear_of_main(&self, spec: &DynoSpec, control: &OwnedFd) -> Result<(), Failed> {
+    /// Waits for the main process; its pid, as init sees it.
+    fn hear_of_main(&self, spec: &DynoSpec, control: &OwnedFd) -> Result<u32, Failed> {
         match hear::<Report>(control.as_fd()).map_err(step("hear of the main process"))? {
-            Some(Report::Started) => Ok(()),
+            Some(Report::Started { main }) => Ok(main),
             Some(Report::Failed(failure)) => Err(self.judge(spec, failure)),
             Some(Report::Exited { .. }) | None => {
                 Err(step("hear of the main process")(io::Error::from(io::ErrorKind::UnexpectedEof)).into())

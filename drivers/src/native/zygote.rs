@@ -1,13 +1,13 @@
-//! The zygote: the process that inits are cloned from. It is forked before hsup starts a thread and never has a
-//! second one, so that what it clones may run any code. It does one thing at a time: a request, a clone, an answer.
+//! The zygote: the process that inits are cloned from. It has one thread, so that what it clones may run any code.
+//! It does one thing at a time: a request, a clone, an answer.
 //!
 //! Each init that it clones is its sibling, a child of hsup proper, which reaps it. The zygote ends when hsup does.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
@@ -17,10 +17,9 @@ use nix::unistd::{ForkResult, Pid, getpid, getppid, pause, pipe2};
 
 use super::init::{self, Descriptors};
 use super::network::Links;
-use super::protocol::{Answer, AppDir, Failure, StartRequest, receive, send};
+use super::protocol::{Answer, AppDir, Failure, Received, StartRequest, receive, send};
 use super::root::IDMAP;
 use super::seccomp::Filter;
-use crate::StartError;
 use crate::sys::{self, Cloned};
 
 /// The namespaces of a dyno: all but that of its network, which may be there already, and that of users, in which a
@@ -28,62 +27,22 @@ use crate::sys::{self, Cloned};
 const NAMESPACES: libc::c_int =
     libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
 
-/// hsup's end of the zygote.
-#[derive(Debug)]
-pub struct Zygote {
-    socket: Mutex<UnixStream>,
-}
-
-impl Zygote {
-    /// Forks the zygote. To be called before any thread is started.
-    ///
-    /// # Errors
-    /// If the process has several threads already, or the kernel refuses.
-    pub fn fork() -> io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
-        match sys::fork_alone()? {
-            ForkResult::Parent { .. } => Ok(Self { socket: Mutex::new(ours) }),
-            ForkResult::Child => {
-                drop(ours);
-                let served =
-                    prctl::set_name(c"hsup-zygote").map_err(io::Error::from).and_then(|()| serve(theirs));
-                // without a word: when hsup is there it hears that the socket has ended
-                std::process::exit(i32::from(served.is_err()))
-            }
-        }
-    }
-
-    /// Has an init cloned; its pid, and its pidfd. The descriptors are the socket to hsup, input, output, errors
-    /// and, if the request says so, a cgroup.
-    pub(super) fn start(
-        &self,
-        request: &StartRequest,
-        fds: &[OwnedFd],
-    ) -> Result<(u32, OwnedFd), StartError> {
-        let system = |source| StartError::System {
-            operation: "talk to the zygote, from which dynos are cloned (was it killed? start hsup anew)",
-            source,
-        };
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        send(&mut socket, request, &borrowed).map_err(system)?;
-        let answer = receive::<Answer>(&mut socket).map_err(system)?;
-        match answer {
-            Some((Answer::Init(pid), mut fds)) if fds.len() == 1 => {
-                Ok((pid, fds.pop().expect("there is one")))
-            }
-            Some((Answer::Failed(failure), _)) => Err(failure.into()),
-            Some((Answer::Init(_), _)) | None => Err(system(io::ErrorKind::UnexpectedEof.into())),
-        }
-    }
-}
-
 /// The zygote's life.
-fn serve(mut socket: UnixStream) -> io::Result<()> {
+///
+/// # Errors
+/// If hsup cannot be heard, or told, any more.
+pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
     let filter = Filter::compile();
     // The first dyno finds this done: till there is one, the zygote has nothing else to do.
     let mut spare = Spare { unmapped: Unmapped::begin().ok(), network: make_network()? };
-    while let Some((request, fds)) = receive::<StartRequest>(&mut socket)? {
+    while let Some(received) = receive::<StartRequest>(&mut socket)? {
+        let (request, fds) = match understood(received) {
+            Ok(understood) => understood,
+            Err(failure) => {
+                send(&mut socket, &Answer::Failed(failure), &[])?;
+                continue;
+            }
+        };
         let cloned = match &filter {
             Ok(filter) => clone_init(&request, fds, &mut spare, filter),
             Err(failure) => Err(failure.clone()),
@@ -99,6 +58,18 @@ fn serve(mut socket: UnixStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A request that can be carried out, as far as can be told from it alone.
+fn understood(received: Received<StartRequest>) -> Result<(StartRequest, Vec<OwnedFd>), Failure> {
+    let Received { message, fds, all } = received;
+    let request = message
+        .map_err(|error| Failure::step(format!("read the request of hsup ({error})"))(Errno::EBADMSG))?;
+    if all {
+        Ok((request, fds))
+    } else {
+        Err(Failure::step("receive what the dyno is to hold")(Errno::EMFILE))
+    }
 }
 
 /// What a clone has made of this process.
@@ -117,7 +88,7 @@ fn clone_init<'a>(
 ) -> Result<Init<'a>, Failure> {
     let mut fds = fds.into_iter();
     let mut next =
-        || fds.next().ok_or_else(|| Failure::step("receive descriptors")(nix::errno::Errno::EBADF));
+        || fds.next().ok_or_else(|| Failure::step("receive what the dyno is to hold")(Errno::EBADF));
     let control = next()?;
     let stdio = [next()?, next()?, next()?];
     let cgroup = if request.into_cgroup { Some(next()?) } else { None };
@@ -221,5 +192,26 @@ impl Unmapped {
         let _gone = kill(process, Signal::SIGKILL);
         let _reaped = waitpid(process, None);
         opened.map(OwnedFd::from).map_err(Failure::io(format!("{IDMAP} the app's files")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_none_is_answered_and_the_next_one_heard() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let zygote = std::thread::spawn(|| serve(theirs));
+        for _ in 0..2 {
+            send(&mut ours, &"no request", &[]).unwrap();
+            let answer = receive::<Answer>(&mut ours).unwrap().unwrap().message.unwrap();
+            assert!(
+                matches!(&answer, Answer::Failed(Failure::Step { what, errno: libc::EBADMSG }) if what.contains("read the request")),
+                "{answer:?}"
+            );
+        }
+        drop(ours);
+        zygote.join().unwrap().unwrap();
     }
 }

@@ -15,5 +15,5 @@ pub use process::{
     release_free_memory, reset_signals, seal_inherited_descriptors, set_window_size, take_terminal, watch,
     window_size,
 };
-pub use socket::{interface_index, receive_descriptors, set_netlink_option};
+pub use socket::{Descriptors, interface_index, receive_descriptors, set_netlink_option};
 pub use spawn::{Spawn, SpawnStdio, spawn};

@@ -1,40 +1,78 @@
 //! Sockets: descriptors that come along, netlink, interfaces.
 
 use std::ffi::c_char;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+/// Descriptors that have come along with bytes.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// How many bytes.
+    pub bytes: usize,
+    /// The descriptors.
+    pub fds: Vec<OwnedFd>,
+    /// Whether these are all that were sent: not if this process may have no more, or there was no place for them.
+    pub all: bool,
+}
 
 /// Receives bytes from a socket, until the place is full or the stream ends, and the descriptors that come along.
 ///
 /// # Errors
 /// If the socket cannot be read.
-pub fn receive_descriptors(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-    most: usize,
-) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = vec![0; most * size_of::<RawFd>() + 64];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
-    loop {
-        let mut into = [IoSliceMut::new(bytes)];
-        let message = match recvmsg::<()>(socket.as_raw_fd(), &mut into, Some(&mut space), flags) {
-            Ok(message) => message,
-            Err(Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let mut fds = Vec::new();
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = control {
-                // SAFETY: the kernel has just made these descriptors for us and nobody else knows them.
-                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+pub fn receive_descriptors(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize) -> io::Result<Descriptors> {
+    // In words of eight bytes, since the kernel's headers in it are aligned to these.
+    let mut space = vec![0_u64; (most * size_of::<RawFd>()).div_ceil(8) + 8];
+    let mut place = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all of it is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut place;
+    message.msg_iovlen = 1;
+    let received = loop {
+        message.msg_control = space.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(space.as_slice()) as _;
+        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_WAITALL;
+        // SAFETY: the message names two places, which live until the call returns, with their lengths.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        match usize::try_from(received) {
+            Ok(received) => break received,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
             }
         }
-        return Ok((message.bytes, fds));
+    };
+    let all = message.msg_flags & libc::MSG_CTRUNC == 0;
+    Ok(Descriptors { bytes: received, fds: rights(&message), all })
+}
+
+/// A length, whose type is another one in each C library.
+fn wide(length: impl TryInto<usize>) -> usize {
+    length.try_into().unwrap_or_default()
+}
+
+/// The descriptors of a message that has just been received: of one that has lost some, those that have come.
+fn rights(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: the kernel has filled the message's place for such headers, and said how much of it; the macros stay
+    // within that. Descriptors may be unaligned; the kernel has just made them for us and nobody else knows them.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while let Some(found) = header.as_ref() {
+            if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let length = wide(found.cmsg_len).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                fds.extend(
+                    (0..length / size_of::<RawFd>())
+                        .map(|index| OwnedFd::from_raw_fd(data.add(index).read_unaligned())),
+                );
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
     }
+    fds
 }
 
 /// Switches an option of a netlink socket on, as `NETLINK_EXT_ACK`.

@@ -1,0 +1,193 @@
+//! hsup's end of the zygote: how it is begun, asked for an init, and replaced when it has been killed. Dynos that run
+//! need none, so that its death harms none of them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{ForkResult, Pid, dup2_stdin};
+use tokio::time::{Instant, sleep_until};
+
+use super::protocol::{Answer, Received, StartRequest, receive, send};
+use super::zygote::serve;
+use crate::sys::{self, Spawn, SpawnStdio};
+use crate::{KillSignal, StartError, guardian};
+
+/// What hsup calls itself when it executes itself to be a zygote.
+const NAME: &std::ffi::CStr = c"hsup-zygote";
+
+/// How often at most a zygote is replaced that nobody asks for anything: one that cannot live is not to keep hsup busy.
+const REPLACE_EVERY: Duration = Duration::from_secs(1);
+
+/// The zygote, as hsup proper has it.
+#[derive(Debug)]
+pub struct Zygote {
+    line: Mutex<Line>,
+}
+
+/// The line to one zygote.
+#[derive(Debug)]
+struct Line {
+    socket: UnixStream,
+    pidfd: OwnedFd,
+}
+
+impl Zygote {
+    /// Forks the zygote. To be called before any thread is started.
+    ///
+    /// # Errors
+    /// If the process has several threads already, or the kernel refuses.
+    pub fn fork() -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        match sys::fork_alone()? {
+            ForkResult::Parent { child } => {
+                let pidfd = sys::pidfd_open(child.as_raw().cast_unsigned())?;
+                Ok(Self { line: Mutex::new(Line { socket: ours, pidfd }) })
+            }
+            ForkResult::Child => {
+                drop(ours);
+                let served = prctl::set_name(NAME).map_err(io::Error::from).and_then(|()| serve(theirs));
+                // without a word: when hsup is there it hears that the socket has ended
+                std::process::exit(i32::from(served.is_err()))
+            }
+        }
+    }
+
+    /// Has an init cloned; its pid, and its pidfd. The descriptors are the socket to hsup, input, output, errors
+    /// and, if the request says so, a cgroup.
+    pub(super) fn start(
+        &self,
+        request: &StartRequest,
+        fds: &[OwnedFd],
+    ) -> Result<(u32, OwnedFd), StartError> {
+        let system = |operation| move |source| StartError::System { operation, source };
+        let ask = system("ask the zygote, from which dynos are cloned, for a new one");
+        let mut line = self.line();
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if send(&mut line.socket, request, &borrowed).is_err() {
+            // A request that it has not had whole, it has not acted on: the next one may have it.
+            line.replace().and_then(|()| send(&mut line.socket, request, &borrowed)).map_err(ask)?;
+        }
+        let unanswered = match receive::<Answer>(&mut line.socket) {
+            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => return answered(answer, fds),
+            Ok(Some(Received { message: Err(error), .. })) => error.into(),
+            Ok(None) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => error,
+        };
+        // What it would say next cannot be told from what it has not said.
+        line.replace().map_err(system("replace the zygote, from which dynos are cloned"))?;
+        Err(system("hear the zygote, from which dynos are cloned (it was killed, and has been replaced)")(
+            unanswered,
+        ))
+    }
+
+    /// Replaces the zygote whenever it has ended.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut well = true;
+        loop {
+            let since = Instant::now();
+            let zygote = Arc::clone(&self);
+            let living = tokio::task::spawn_blocking(move || zygote.living()).await;
+            let living = living.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            match living.and_then(sys::watch) {
+                Ok(pidfd) => {
+                    well = true;
+                    let _ended = pidfd.readable().await;
+                }
+                // A start finds out for itself.
+                Err(error) => {
+                    if std::mem::take(&mut well) {
+                        tracing::error!(%error, "cannot watch the zygote, from which dynos are cloned; trying again");
+                    }
+                }
+            }
+            sleep_until(since + REPLACE_EVERY).await;
+        }
+    }
+
+    /// The pidfd of the zygote, which is replaced if it has ended.
+    fn living(&self) -> io::Result<OwnedFd> {
+        let mut line = self.line();
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::PIDFd(line.pidfd.as_fd()), look) {
+            Ok(WaitStatus::StillAlive) => {}
+            Ok(_) | Err(_) => line.replace()?,
+        }
+        line.pidfd.try_clone()
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an answer of the zygote comes to.
+fn answered(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), StartError> {
+    match (answer, fds.pop()) {
+        (Answer::Init(pid), Some(pidfd)) => Ok((pid, pidfd)),
+        (Answer::Init(pid), None) => {
+            // It is our child: until it is reaped, here, the pid is its own.
+            let pid = Pid::from_raw(pid.cast_signed());
+            let _gone = kill(pid, Signal::SIGKILL);
+            while waitpid(pid, None) == Err(Errno::EINTR) {}
+            let operation = "take over the new dyno (is the hard limit of open files, four a dyno, reached?)";
+            Err(StartError::System { operation, source: Errno::EMFILE.into() })
+        }
+        (Answer::Failed(failure), _) => Err(failure.into()),
+    }
+}
+
+impl Line {
+    /// Puts another zygote in the place of this one, which is killed if it lives.
+    fn replace(&mut self) -> io::Result<()> {
+        let _gone = sys::pidfd_signal(self.pidfd.as_fd(), KillSignal::Kill);
+        // Where the last attempt has failed, it has been reaped before.
+        let ended = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        *self = Self::spawn()?;
+        tracing::warn!(
+            ?ended,
+            "the zygote, from which dynos are cloned, was killed; another one has taken its place"
+        );
+        Ok(())
+    }
+
+    /// Starts a zygote of a process that may have threads: hsup is executed anew, by another name.
+    fn spawn() -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (null, errors) = (std::fs::File::open("/dev/null")?, io::stderr());
+        let child = sys::spawn(&Spawn {
+            program: c"/proc/self/exe",
+            args: &[NAME.to_owned()],
+            env: &[],
+            dir: None,
+            stdio: SpawnStdio::Descriptors([theirs.as_fd(), null.as_fd(), errors.as_fd()]),
+        })?;
+        Ok(Self { socket: ours, pidfd: sys::pidfd_open(child.as_raw().cast_unsigned())? })
+    }
+}
+
+/// If hsup has executed this process to be a zygote, lives that life, and gives the exit code of the process.
+///
+/// To be called before any thread is started, and before anything else is done.
+pub fn live_as_zygote() -> Option<ExitCode> {
+    let name = std::env::args_os().next()?;
+    (name.as_encoded_bytes() == NAME.to_bytes()).then(|| ExitCode::from(u8::from(zygote().is_err())))
+}
+
+fn zygote() -> io::Result<()> {
+    // As what was forked from hsup would be.
+    prctl::set_dumpable(false)?;
+    prctl::set_name(NAME)?;
+    guardian::block_forwarded()?;
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    // Whoever else held the socket would keep hsup from hearing the end of this process.
+    dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    serve(socket.into())
+}
