@@ -3,8 +3,26 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{chown, lchown, symlink};
+use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::path::Path;
+
+/// Whether all in a folder have the owner and the group of the folder itself. What cannot be read counts for nothing.
+pub(super) fn has_one_owner(dir: &Path) -> bool {
+    let Ok(owner) = fs::metadata(dir).map(|dir| (dir.uid(), dir.gid())) else { return true };
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else { continue };
+            if (found.uid(), found.gid()) != owner {
+                return false;
+            }
+            if found.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    true
+}
 
 /// Copies a folder, modes and links included.
 pub(super) fn copy_owned(from: &Path, to: &Path, uid: u32) -> io::Result<()> {

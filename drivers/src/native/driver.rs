@@ -84,6 +84,7 @@ impl Native {
             cgroups,
             uplink,
             copies: AtomicBool::new(false),
+            mixed: AtomicBool::new(false),
             settings,
         };
         Ok(Self { starter: Arc::new(starter), _keeper: keeper })
@@ -131,6 +132,11 @@ impl DynoDriver for Native {
         Box::pin(async {
             let root = spec.stack_dir.clone().ok_or(BuildError::NoStack { driver: "native" })?;
             complete(&root)?;
+            if spec.slug_dir.is_none() {
+                let starter = Arc::clone(&self.starter);
+                let looked = tokio::task::spawn_blocking(move || starter.look_at_owners()).await;
+                looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            }
             Ok(Built { app_dir: spec.slug_dir.clone(), root: Some(root) })
         })
     }

@@ -20,6 +20,7 @@ mod network_users;
 mod privileges;
 mod protocol;
 pub mod reconcile;
+mod remount;
 pub mod remove_tree;
 mod root;
 mod run;

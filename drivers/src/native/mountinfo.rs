@@ -9,14 +9,32 @@ use std::path::{Path, PathBuf};
 ///
 /// `text` is that of `/proc/self/mountinfo`; lines that are none are left out.
 pub fn mounts_below(text: &[u8], dir: &Path) -> Vec<PathBuf> {
-    let lines = text.split(|byte| *byte == b'\n');
-    lines.filter_map(mount_point).filter(|point| point.starts_with(dir)).collect()
+    entries_below(text, dir).map(|entry| entry.point).collect()
 }
 
-/// The fifth field of a line.
-fn mount_point(line: &[u8]) -> Option<PathBuf> {
-    let field = line.split(|byte| *byte == b' ').nth(4).filter(|field| field.starts_with(b"/"))?;
-    Some(PathBuf::from(OsString::from_vec(unescape(field))))
+/// A line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The number of the mount.
+    pub(super) id: u64,
+    /// Where it is.
+    pub(super) point: PathBuf,
+    /// What is set for it, apart from what is set for its file system: `ro,nosuid`.
+    pub(super) options: String,
+}
+
+/// The mounts that [`mounts_below`] lists, with more of what their lines say.
+pub(super) fn entries_below(text: &[u8], dir: &Path) -> impl Iterator<Item = Entry> {
+    let lines = text.split(|byte| *byte == b'\n');
+    lines.filter_map(entry).filter(move |entry| entry.point.starts_with(dir))
+}
+
+fn entry(line: &[u8]) -> Option<Entry> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let point = fields.nth(3).filter(|field| field.starts_with(b"/"))?;
+    let options = String::from_utf8_lossy(fields.next()?).into_owned();
+    Some(Entry { id, point: PathBuf::from(OsString::from_vec(unescape(point))), options })
 }
 
 /// The kernel writes blank, tab, newline, backslash and `#` as a backslash and three octal digits.
@@ -70,6 +88,8 @@ garbage
         assert_eq!(found, expected);
         assert_eq!(mounts_below(TEXT, Path::new("/state/stacks/heroku-24")).len(), 3);
         assert!(mounts_below(TEXT, Path::new("/state/stack")).is_empty());
+        let entry = entries_below(TEXT, Path::new("/proc")).next().unwrap();
+        assert_eq!((entry.id, entry.options.as_str()), (22, "rw,nosuid"));
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub(super) enum StdioKind {
 pub(super) enum Failure {
     /// A step of the set-up.
     Step { what: String, errno: i32 },
+    /// The shared files of `/app` cannot be shown to the dyno as its own, which a copy of them can.
+    NotShared { what: String, errno: i32 },
     /// The program is not there.
     NotFound { program: String, place: String },
     /// The program is there and cannot be executed.
@@ -139,10 +141,22 @@ impl Failure {
         };
         match self {
             Self::Step { what, errno } => Self::Step { what: cut(what), errno },
+            Self::NotShared { what, errno } => Self::NotShared { what: cut(what), errno },
             Self::NotFound { program, place } => Self::NotFound { program: cut(program), place: cut(place) },
             Self::NotExecutable { path, errno } => {
                 Self::NotExecutable { path: cut(path.to_string_lossy().into_owned()).into(), errno }
             }
+        }
+    }
+
+    /// A step that shows shared files and failed: whether the kernel, or their file system, cannot do that at all,
+    /// its error tells.
+    pub(super) fn sharing(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |error| match error.raw_os_error() {
+            Some(errno @ (libc::EINVAL | libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::ENOSPC)) => {
+                Self::NotShared { what: what.into(), errno }
+            }
+            Some(_) | None => Self::io(what)(error),
         }
     }
 
@@ -155,7 +169,7 @@ impl Failure {
 impl From<Failure> for StartError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Step { what, errno } => {
+            Failure::Step { what, errno } | Failure::NotShared { what, errno } => {
                 Self::SetUp { what, source: io::Error::from_raw_os_error(errno) }
             }
             Failure::NotFound { program, place } => Self::NotFound { program, place },

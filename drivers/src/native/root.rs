@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat};
 use nix::unistd::{chdir, pivot_root};
 
 use super::protocol::{AppDir, BindMount, Failure, StartRequest};
+use super::remount::restrict_each;
 use crate::command::c_string;
 use crate::sys;
 
@@ -94,22 +95,6 @@ pub(super) fn enter(root: &Path) -> Result<(), Failure> {
     chdir("/").map_err(step("change to the root"))
 }
 
-/// Whether the kernel, or the file system that the shared files of `/app` are on, has refused to show them with
-/// another owner: then the dyno needs a copy.
-pub(super) fn needs_copy(failure: &Failure) -> bool {
-    match failure {
-        Failure::Step { what, errno } => {
-            let refused =
-                [libc::EINVAL, libc::ENOSYS, libc::EPERM, libc::EOPNOTSUPP, libc::ENOSPC].contains(errno);
-            refused && [IDMAP, LAYERS].iter().any(|step| what.starts_with(step))
-        }
-        Failure::NotFound { .. } | Failure::NotExecutable { .. } => false,
-    }
-}
-
-pub(super) const IDMAP: &str = "show the owners of";
-const LAYERS: &str = "mount the layers of /app at";
-
 /// `/etc`: the stack image's, under files of the dyno's own.
 fn etc(root: &Path, files: &[(String, String)]) -> Result<(), Failure> {
     let (scratch, etc) = (root.join("proc"), root.join("etc"));
@@ -144,7 +129,8 @@ fn app(root: &Path, app: &AppDir, uid: u32, userns: Option<&OwnedFd>) -> Result<
             let (lower, upper, work) = (option(&shown), option(upper), option(work));
             let layers = format!("volatile,lowerdir={lower},upperdir={upper},workdir={work}");
             mount(Some("hsup-app"), &place, Some("overlay"), PLAIN, Some(layers.as_str()))
-                .map_err(Failure::step(format!("{LAYERS} {}", place.display())))?;
+                .map_err(io::Error::from)
+                .map_err(Failure::sharing(format!("mount the layers of /app at {}", place.display())))?;
             if shown == scratch {
                 // The layer stays; only its place goes.
                 umount2(&scratch, MntFlags::MNT_DETACH)
@@ -157,10 +143,10 @@ fn app(root: &Path, app: &AppDir, uid: u32, userns: Option<&OwnedFd>) -> Result<
 
 /// Mounts the shared files with the dyno as their owner, at a place where they are for a moment.
 fn owned_by_dyno(lower: &Path, userns: &OwnedFd, place: &Path) -> Result<PathBuf, Failure> {
-    let step = |what: &str| Failure::io(format!("{what} {}", lower.display()));
+    let step = |what: &str| Failure::sharing(format!("{what} {}", lower.display()));
     let path = c_string(lower.as_os_str().as_encoded_bytes())?;
     let mount = sys::clone_mount(&path).map_err(step("clone the mount of"))?;
-    sys::idmap_mount(mount.as_fd(), userns.as_fd()).map_err(step(IDMAP))?;
+    sys::idmap_mount(mount.as_fd(), userns.as_fd()).map_err(step("show the owners of"))?;
     let at = c_string(place.as_os_str().as_encoded_bytes())?;
     sys::attach_mount(mount.as_fd(), &at).map_err(step("attach the mount of"))?;
     Ok(place.to_owned())
@@ -215,7 +201,12 @@ fn show(root: &Path, bound: &BindMount) -> Result<(), Failure> {
     let restrict = || format!("restrict what is bound to {}", bound.inside.display());
     let shown = within(&root, inside).map_err(Failure::step(restrict()))?;
     let path = c_string(by_number(&shown).as_os_str().as_encoded_bytes())?;
-    sys::restrict_mounts(&path, bound.read_only).map_err(Failure::io(restrict()))
+    match sys::restrict_mounts(&path, bound.read_only) {
+        // a kernel before 5.12
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => restrict_each(&shown, bound.read_only),
+        restricted => restricted,
+    }
+    .map_err(Failure::io(restrict()))
 }
 
 /// A path below a root, as whoever has that root sees it.
@@ -243,7 +234,7 @@ fn make_place(root: &File, path: &Path, as_dir: bool) -> nix::Result<OwnedFd> {
 }
 
 /// Where the host's `/proc`, which is still there, has what is open.
-fn by_number(open: &OwnedFd) -> PathBuf {
+pub(super) fn by_number(open: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", open.as_raw_fd()).into()
 }
 

@@ -14,13 +14,12 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use super::NativeSettings;
 use super::cgroup::{Cgroup, Hierarchies};
 use super::claims::Claims;
-use super::copy::copy_owned;
+use super::copy::{copy_owned, has_one_owner};
 use super::etc::{self, Etc};
 use super::holdings::{Holdings, Waiting};
 use super::ledger::{Init, Ledger, Record};
 use super::network::{HostLink, Subnet, connect, connect_extra};
 use super::protocol::{AppDir, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
-use super::root;
 use super::run::Started;
 use super::uplink::Uplink;
 use super::wires::{Wires, wires};
@@ -49,6 +48,8 @@ pub(super) struct Starter {
     pub(super) uplink: Uplink,
     /// Whether files of `/app` have to be copied for each dyno, since they cannot be shown as its own.
     pub(super) copies: AtomicBool,
+    /// Whether they have several owners, of which one only could be shown as the dyno.
+    pub(super) mixed: AtomicBool,
 }
 
 impl Drop for Starter {
@@ -88,9 +89,12 @@ impl Starter {
     pub(super) fn start(&self, spec: &DynoSpec) -> Result<Started, StartError> {
         let first = self.try_start(spec);
         match first {
-            Err(Failed { error, copy: true }) if !self.copies.swap(true, Ordering::Relaxed) => {
-                let why = crate::explain(&error);
-                tracing::warn!("{why}; the files of the app are copied for each dyno from now on");
+            // Of several at once, one says it.
+            Err(Failed { error, copy: true }) => {
+                if !self.copies.swap(true, Ordering::Relaxed) {
+                    let why = crate::explain(&error);
+                    tracing::warn!("{why}; the files of the app are copied for each dyno from now on");
+                }
                 self.try_start(spec).map_err(|failed| failed.error)
             }
             other => other.map_err(|failed| failed.error),
@@ -168,7 +172,7 @@ impl Starter {
     fn make_dirs(&self, spec: &DynoSpec, uid: u32, dir: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         match self.shared(spec) {
-            Some(shared) if self.copies.load(Ordering::Relaxed) => copy_owned(shared, &dir.join("app"), uid)?,
+            Some(shared) if self.copies() => copy_owned(shared, &dir.join("app"), uid)?,
             Some(_) => {
                 fs::create_dir(dir.join("upper"))?;
                 fs::create_dir(dir.join("work"))?;
@@ -176,6 +180,23 @@ impl Starter {
             None => {}
         }
         Ok(())
+    }
+
+    /// Looks whether the folder that is the app where there is no slug is one user's. A slug is: hsup has unpacked it.
+    pub(super) fn look_at_owners(&self) {
+        let Some(dir) = &self.settings.app_dir else { return };
+        let mixed = !has_one_owner(dir);
+        if mixed {
+            let dir = dir.display();
+            tracing::warn!(
+                "files in {dir} have several owners, so that they are copied for each dyno, as its own"
+            );
+        }
+        self.mixed.store(mixed, Ordering::Relaxed);
+    }
+
+    fn copies(&self) -> bool {
+        self.copies.load(Ordering::Relaxed) || self.mixed.load(Ordering::Relaxed)
     }
 
     /// The folder whose files are at `/app`.
@@ -261,7 +282,7 @@ impl Starter {
     }
 
     fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {
-        let copy = root::needs_copy(&failure) && self.shared(spec).is_some();
+        let copy = matches!(failure, Failure::NotShared { .. }) && self.shared(spec).is_some();
         Failed { error: failure.into(), copy }
     }
 
@@ -278,7 +299,7 @@ impl Starter {
         let dir = holdings.dirs.first().cloned().unwrap_or_default();
         let app = match self.shared(spec) {
             None => AppDir::Empty,
-            Some(_) if self.copies.load(Ordering::Relaxed) => AppDir::Own(dir.join("app")),
+            Some(_) if self.copies() => AppDir::Own(dir.join("app")),
             Some(shared) => AppDir::Layers {
                 owner: fs::metadata(shared).map_or((0, 0), |found| (found.uid(), found.gid())),
                 lower: shared.to_owned(),

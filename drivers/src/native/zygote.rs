@@ -18,7 +18,6 @@ use nix::unistd::{ForkResult, Pid, getpid, getppid, pause, pipe2};
 use super::init::{self, Descriptors};
 use super::network::Links;
 use super::protocol::{Answer, AppDir, Failure, Received, StartRequest, receive, send};
-use super::root::IDMAP;
 use super::seccomp::Filter;
 use crate::sys::{self, Cloned};
 
@@ -94,8 +93,9 @@ fn clone_init<'a>(
     let cgroup = if request.into_cgroup { Some(next()?) } else { None };
     let userns = match &request.app {
         AppDir::Layers { owner, .. } if *owner != (request.uid, request.uid) => {
-            let unmapped = spare.unmapped.take().map_or_else(Unmapped::begin, Ok)?;
-            Some(unmapped.map(*owner, request.uid)?)
+            let of_spare = spare.unmapped.take().and_then(|unmapped| unmapped.map(*owner, request.uid).ok());
+            // The one that was kept may have been killed.
+            Some(of_spare.map_or_else(|| Unmapped::begin()?.map(*owner, request.uid), Ok)?)
         }
         AppDir::Layers { .. } | AppDir::Empty | AppDir::Own(_) => None,
     };
@@ -157,7 +157,7 @@ fn own_network() -> io::Result<OwnedFd> {
 /// A user namespace that maps nobody yet, and the process that is in it: to be mapped it needs one.
 struct Unmapped {
     process: Pid,
-    /// Ends when the namespace is there.
+    /// Ends when the namespace is there, with a word if it is.
     ready: OwnedFd,
 }
 
@@ -172,7 +172,8 @@ impl Unmapped {
                 // After the change of namespace, which may undo it.
                 let waiting = unshare(CloneFlags::CLONE_NEWUSER)
                     .and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL))
-                    .map(|()| drop(made));
+                    .and_then(|()| nix::unistd::write(&made, &[1]))
+                    .map(|_| drop(made));
                 while waiting.is_ok() && getppid() == zygote {
                     pause();
                 }
@@ -184,14 +185,19 @@ impl Unmapped {
     /// Maps one user to another, for files of the one to be shown as the other's. The namespace needs no process then.
     fn map(self, (user, group): (u32, u32), uid: u32) -> Result<OwnedFd, Failure> {
         let Self { process, ready } = self;
-        let _ended = nix::unistd::read(&ready, &mut [0]);
+        let there = nix::unistd::read(&ready, &mut [0]) == Ok(1);
         let written = [("uid_map", user), ("gid_map", group)].iter().try_for_each(|(file, owner)| {
             std::fs::write(format!("/proc/{process}/{file}"), format!("{owner} {uid} 1\n"))
         });
         let opened = written.and_then(|()| std::fs::File::open(format!("/proc/{process}/ns/user")));
         let _gone = kill(process, Signal::SIGKILL);
         let _reaped = waitpid(process, None);
-        opened.map(OwnedFd::from).map_err(Failure::io(format!("{IDMAP} the app's files")))
+        let what = "make a user namespace, to show the app's files as the dyno's,";
+        if there {
+            opened.map(OwnedFd::from).map_err(Failure::io(what))
+        } else {
+            Err(Failure::NotShared { what: what.to_owned(), errno: libc::EPERM })
+        }
     }
 }
 
