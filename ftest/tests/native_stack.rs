@@ -121,3 +121,32 @@ fn whoever_is_not_root_is_told_so() {
     let ended = room.hsup(["run", "true"]).through(somebody).end();
     assert!(ended.code != 0 && ended.stderr.contains("root"), "{ended:?}");
 }
+
+#[test]
+fn links_of_a_stack_image_lead_nowhere_on_the_host() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let namespaces = room.namespaces().expect("the driver is native");
+    let (at, up) = (room.path("state/stacks/heroku-24-1"), room.path("work/up"));
+    // The image with links that are there on no host, or lead elsewhere there.
+    namespaces.sh(&format!(
+        "rm {at}; mkdir {at} {up}; mount -t tmpfs up {up}; mkdir {up}/upper {up}/work; \
+         mount -t overlay -o lowerdir={stack},upperdir={up}/upper,workdir={up}/work stack {at}; \
+         mv {at}/etc/passwd {at}/etc/passwd-of-{mark}; ln -s /etc/passwd-of-{mark} {at}/etc/passwd; \
+         rmdir {at}/app; mkdir {at}/opt/app-{mark}; ln -s /opt/app-{mark} {at}/app; \
+         rm -rf {at}/var/tmp; ln -s /tmp {at}/var/tmp; echo image:x:4711:4711::/:/bin/sh >> {at}/etc/passwd-of-{mark}",
+        at = at.display(),
+        up = up.display(),
+        stack = hsup_ftest::stack().display(),
+        mark = room.mark(),
+    ));
+    let line = "getent passwd image; touch /app/x /var/tmp/y && ls /tmp /app; readlink -f /app";
+    let ended = room.hsup(["run", line]).end();
+    namespaces.sh(&format!("umount {} {}", at.display(), up.display()));
+    let said = ended.stdout.replace(room.mark(), "MARK");
+    let expected = "image:x:4711:4711::/:/bin/sh\n/app:\nversion\nx\n\n/tmp:\ny\n/opt/app-MARK\n";
+    assert_eq!(said, expected, "{ended:?}");
+}

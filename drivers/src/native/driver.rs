@@ -1,18 +1,21 @@
 //! The `native` driver: what it is set up with, and what of it is the business of every driver.
 
-use std::fs;
+use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
 use tokio::task::JoinSet;
 
 use super::cgroup::{Hierarchies, Host};
 use super::claims::Claims;
 use super::doctor;
 use super::error::NativeError;
+use super::in_root::{make_place, within};
 use super::ledger::Ledger;
 use super::network::{Allow, Block, ExtraInterface, Routes};
 use super::protocol::BindMount;
@@ -24,7 +27,7 @@ use crate::guardian::Guardian;
 use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
 /// What the root of a stack image must have for something to be mounted on.
-const PLACES: [&str; 7] = ["app", "dev", "etc", "proc", "sys", "tmp", "var/tmp"];
+pub(super) const PLACES: [&str; 7] = ["app", "dev", "etc", "proc", "sys", "tmp", "var/tmp"];
 
 /// How the driver is set up.
 #[derive(Clone, Debug)]
@@ -99,13 +102,20 @@ fn turn(uids: &RangeInclusive<u32>) -> u32 {
 
 /// Sees to it that a stack image has what dynos need to be there.
 fn complete(root: &Path) -> Result<(), BuildError> {
-    for place in PLACES.map(|place| root.join(place)) {
-        let io = |operation| {
-            let path = place.clone();
-            move |source| BuildError::Io { operation, path, source }
-        };
-        if !place.is_dir() {
-            fs::create_dir_all(&place).map_err(io("make in the stack image, which lacks it,"))?;
+    for place in PLACES {
+        let found = File::open(root)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+            .and_then(|root| match within(&root, place.as_ref()) {
+                Err(Errno::ENOENT) => make_place(&root, place.as_ref(), true),
+                found => found,
+            });
+        let is_dir = found.and_then(|found| Ok(fstat(&found)?.st_mode & libc::S_IFMT == libc::S_IFDIR));
+        let operation = "find or make in the stack image the directory";
+        let failed = |source| BuildError::Io { operation, path: root.join(place), source };
+        match is_dir {
+            Ok(true) => {}
+            Ok(false) => return Err(failed(Errno::ENOTDIR.into())),
+            Err(error) => return Err(failed(error.into())),
         }
     }
     Ok(())

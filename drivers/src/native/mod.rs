@@ -12,6 +12,7 @@ mod etc;
 mod files;
 mod finding;
 mod holdings;
+mod in_root;
 mod init;
 pub mod ledger;
 pub mod mountinfo;

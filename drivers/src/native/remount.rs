@@ -10,8 +10,8 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 
+use super::in_root::by_number;
 use super::mountinfo::entries_below;
-use super::root::by_number;
 
 /// What is set for a mount, as its line in `/proc/self/mountinfo` says it. What is not asked for anew is lost.
 const OPTIONS: [(&str, MsFlags); 7] = [

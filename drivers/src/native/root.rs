@@ -6,16 +6,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknod, mknodat};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{chdir, pivot_root};
 
+use super::in_root::{by_number, make_place, place, within};
 use super::protocol::{AppDir, BindMount, Failure, StartRequest};
 use super::remount::restrict_each;
 use crate::command::c_string;
@@ -72,16 +72,16 @@ pub(super) fn build(
     app(root, &request.app, request.uid, userns)?;
     let tmp = format!("mode=1777,size={}", request.tmp_bytes);
     for place in ["tmp", "var/tmp"] {
-        fresh("tmpfs", &root.join(place), PLAIN, &tmp)?;
+        fresh("tmpfs", &at(root, place)?, PLAIN, &tmp)?;
     }
     dev(root, &tmp, terminal)?;
     // Init shows hsup's own command line, which a dyno must not read: it sees its own processes only.
-    fresh("proc", &root.join("proc"), PLAIN | MsFlags::MS_NOEXEC, "hidepid=2")?;
-    fresh("sysfs", &root.join("sys"), PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "")?;
+    fresh("proc", &at(root, "proc")?, PLAIN | MsFlags::MS_NOEXEC, "hidepid=2")?;
+    fresh("sysfs", &at(root, "sys")?, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "")?;
     // After `/app` and `/tmp`, which they may lie in.
     request.binds.iter().try_for_each(|bind| show(root, bind))?;
     // Last, since it makes places that others are mounted on unwritable.
-    READ_ONLY.iter().try_for_each(|place| freeze(&root.join(place)))?;
+    READ_ONLY.iter().try_for_each(|place| freeze(root, place))?;
     MASKED.iter().try_for_each(|place| mask(root, place))
 }
 
@@ -97,7 +97,7 @@ pub(super) fn enter(root: &Path) -> Result<(), Failure> {
 
 /// `/etc`: the stack image's, under files of the dyno's own.
 fn etc(root: &Path, files: &[(String, String)]) -> Result<(), Failure> {
-    let (scratch, etc) = (root.join("proc"), root.join("etc"));
+    let (scratch, etc) = (at(root, "proc")?, at(root, "etc")?);
     fresh("tmpfs", &scratch, PLAIN, "mode=755,size=1m")?;
     for (name, content) in files {
         let path = scratch.join(name);
@@ -113,12 +113,12 @@ fn etc(root: &Path, files: &[(String, String)]) -> Result<(), Failure> {
 }
 
 fn app(root: &Path, app: &AppDir, uid: u32, userns: Option<&OwnedFd>) -> Result<(), Failure> {
-    let place = root.join("app");
+    let place = at(root, "app")?;
     match app {
         AppDir::Empty => fresh("tmpfs", &place, PLAIN, &format!("mode=755,uid={uid},gid={uid}")),
         AppDir::Own(dir) => bind(dir, &place, PLAIN),
         AppDir::Layers { lower, owner: _, upper, work } => {
-            let scratch = root.join("proc");
+            let scratch = at(root, "proc")?;
             let shown = match userns {
                 Some(userns) => owned_by_dyno(lower, userns, &scratch)?,
                 None => lower.clone(),
@@ -154,7 +154,7 @@ fn owned_by_dyno(lower: &Path, userns: &OwnedFd, place: &Path) -> Result<PathBuf
 
 /// `/dev`: what every program expects and nothing else.
 fn dev(root: &Path, shm: &str, terminal: Option<&Path>) -> Result<(), Failure> {
-    let dev = root.join("dev");
+    let dev = at(root, "dev")?;
     fresh("tmpfs", &dev, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=755,size=64k")?;
     let step = |what: &str, name: &str| Failure::step(format!("{what} /dev/{name}"));
     for (name, major, minor) in DEVICES {
@@ -209,54 +209,43 @@ fn show(root: &Path, bound: &BindMount) -> Result<(), Failure> {
     .map_err(Failure::io(restrict()))
 }
 
-/// A path below a root, as whoever has that root sees it.
-fn within(root: &File, path: &Path) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(root, if path.as_os_str().is_empty() { Path::new(".") } else { path }, how)
-}
-
-/// Makes what is missing of a path below a root.
-fn make_place(root: &File, path: &Path, as_dir: bool) -> nix::Result<OwnedFd> {
-    let name = path.file_name().ok_or(Errno::EINVAL)?;
-    let parent = path.parent().unwrap_or(Path::new(""));
-    let parent = match within(root, parent) {
-        Err(Errno::ENOENT) => make_place(root, parent, true),
-        found => found,
-    }?;
-    if as_dir {
-        mkdirat(&parent, name, Mode::from_bits_truncate(0o755))?;
-    } else {
-        mknodat(&parent, name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0)?;
-    }
-    within(root, path)
-}
-
-/// Where the host's `/proc`, which is still there, has what is open.
-pub(super) fn by_number(open: &OwnedFd) -> PathBuf {
-    format!("/proc/self/fd/{}", open.as_raw_fd()).into()
-}
-
 fn make_file(path: &Path) -> io::Result<()> {
     OpenOptions::new().create(true).append(true).mode(0o644).open(path).map(drop)
 }
 
+/// Where something of the root is. The stack image may have links there, which mean what they mean to the dyno.
+fn at(root: &Path, inside: &str) -> Result<PathBuf, Failure> {
+    place(root, inside.as_ref()).map_err(Failure::io(format!("find /{inside} in the stack image")))
+}
+
+/// The same, if it is there.
+fn at_if_any(root: &Path, inside: &str) -> Result<Option<PathBuf>, Failure> {
+    match place(root, inside.as_ref()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some).map_err(Failure::io(format!("find /{inside}"))),
+    }
+}
+
 /// Makes a path read-only, if there is one.
-fn freeze(path: &Path) -> Result<(), Failure> {
-    if path.exists() { bind(path, path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY) } else { Ok(()) }
+fn freeze(root: &Path, inside: &str) -> Result<(), Failure> {
+    match at_if_any(root, inside)? {
+        Some(path) => bind(&path, &path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY),
+        None => Ok(()),
+    }
 }
 
 /// Hides a path, if there is one.
-fn mask(root: &Path, place: &str) -> Result<(), Failure> {
-    let path = root.join(place);
-    match fs::symlink_metadata(&path) {
-        Ok(found) if found.is_dir() => {
+fn mask(root: &Path, inside: &str) -> Result<(), Failure> {
+    match at_if_any(root, inside)? {
+        Some(path) if path.is_dir() => {
             fresh("tmpfs", &path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "size=0,mode=555")
         }
-        Ok(_) => mount(Some(&root.join("dev/null")), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(Failure::step(format!("hide /{place}"))),
-        Err(_) => Ok(()),
+        Some(path) => {
+            let null = at(root, "dev/null")?;
+            mount(Some(&null), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .map_err(Failure::step(format!("hide /{inside}")))
+        }
+        None => Ok(()),
     }
 }
 

@@ -17,6 +17,7 @@ use super::claims::Claims;
 use super::copy::{copy_owned, has_one_owner};
 use super::etc::{self, Etc};
 use super::holdings::{Holdings, Waiting};
+use super::in_root;
 use super::ledger::{Init, Ledger, Record};
 use super::network::{HostLink, Subnet, connect, connect_extra};
 use super::protocol::{AppDir, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
@@ -308,7 +309,7 @@ impl Starter {
             },
         };
         let hostname = etc::hostname(&spec.name);
-        let read = |name: &str| fs::read_to_string(root.join("etc").join(name)).unwrap_or_default();
+        let read = |name: &str| in_root::read(&root, &Path::new("etc").join(name)).unwrap_or_default();
         let etc = Etc {
             passwd: &read("passwd"),
             group: &read("group"),
