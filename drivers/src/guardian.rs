@@ -12,6 +12,7 @@
 //! It must not decide anything about dynos, and must not start a thread.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process;
@@ -57,6 +58,8 @@ pub struct Guardian {
     known: Mutex<HashMap<u32, Stray>>,
     /// The soft limit of open files with which hsup was started, and which dynos get.
     open_files: u64,
+    /// Whether hsup has been given a score by which the kernel spares it when memory runs out.
+    spared: bool,
 }
 
 impl Guardian {
@@ -99,6 +102,7 @@ impl Guardian {
             runs: AtomicU64::new(0),
             known: Mutex::default(),
             open_files: u64::MAX,
+            spared: false,
         }
     }
 
@@ -114,6 +118,7 @@ impl Guardian {
             runs: AtomicU64::new(0),
             known: Mutex::default(),
             open_files,
+            spared: oom_score().is_ok_and(|score| score < 0),
         })
     }
 
@@ -166,8 +171,14 @@ impl Guardian {
         self.open_files
     }
 
-    /// Gives a dyno the limit of open files with which hsup was started.
+    /// Gives a dyno the limit of open files with which hsup was started, and has the kernel not spare it where it
+    /// spares hsup: a dyno that has taken all memory would be the last to be killed.
     pub(crate) fn restore_limits(&self, pid: Pid) {
+        if self.spared
+            && let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), "0")
+        {
+            tracing::debug!(%pid, %error, "cannot reset the score of the out-of-memory killer");
+        }
         if let (Some(_), Err(error)) = (self.pid, sys::limit_open_files(pid, self.open_files)) {
             tracing::debug!(%pid, %error, "cannot restore the limit of open files");
         }
@@ -224,6 +235,14 @@ impl Listener {
             }
         }
     }
+}
+
+/// Where a process has its score of the out-of-memory killer.
+pub(crate) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// The score of this process: of -1000 to 1000, the least spares it most.
+pub(crate) fn oom_score() -> io::Result<i32> {
+    fs::read_to_string(OOM_SCORE)?.trim().parse().map_err(io::Error::other)
 }
 
 /// Blocks the signals that the guardian tells hsup of, for a process of hsup's that was executed anew: they are not

@@ -21,6 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2, setsid};
 
 use super::command::{Program, find};
+use super::inherited;
 use super::network::{ExtraInterface, Links, Routes, configure_inside};
 use super::privileges;
 use super::protocol::{ExitText, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
@@ -92,14 +93,6 @@ fn terminal(kind: StdioKind, input: &OwnedFd) -> Result<Option<PathBuf>, Failure
         StdioKind::Terminal => path().map(Some).map_err(Failure::io("find the name of the terminal")),
         StdioKind::Pipes | StdioKind::Inherited => Ok(None),
     }
-}
-
-/// A dyno is the first to be killed when the host runs out of memory, not the last, whatever hsup is.
-fn be_killable() -> Result<(), Failure> {
-    const SCORE: &str = "/proc/self/oom_score_adj";
-    let failed = || Failure::io("reset the score of the out-of-memory killer");
-    let score = std::fs::read_to_string(SCORE).map_err(failed())?;
-    if score.starts_with('-') { std::fs::write(SCORE, "0").map_err(failed()) } else { Ok(()) }
 }
 
 /// Over netlink alone: `/proc/sys` is read-only by now.
@@ -176,7 +169,7 @@ fn become_main(
     dup2_stdout(&output).map_err(Failure::step("connect the output"))?;
     dup2_stderr(&errors).map_err(Failure::step("connect the errors"))?;
     sys::seal_inherited_descriptors().map_err(Failure::io("close what is not the dyno's"))?;
-    be_killable()?;
+    inherited::forget()?;
     sys::reset_signals();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(Failure::step("unblock signals"))?;

@@ -13,6 +13,7 @@ mod files;
 mod finding;
 mod holdings;
 mod in_root;
+mod inherited;
 mod init;
 pub mod ledger;
 pub mod mountinfo;

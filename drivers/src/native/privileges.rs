@@ -3,9 +3,10 @@
 
 use caps::CapSet;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
+use super::inherited::limit;
 use super::protocol::Failure;
 use super::seccomp::Filter;
 use crate::sys;
@@ -21,16 +22,10 @@ pub(super) fn drop_all(
     filter: &Filter,
 ) -> Result<(), Failure> {
     // Limits first: to raise a hard one takes a privilege.
-    let limit = |resource, soft: u64, hard: u64| {
-        setrlimit(resource, soft.min(hard), hard)
-            .map_err(Failure::step(format!("set the limit {resource:?}")))
-    };
     limit(Resource::RLIMIT_NPROC, max_processes, max_processes)?;
     let (_, most) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(Failure::step("read the limit of open files"))?;
     limit(Resource::RLIMIT_NOFILE, open_files, most.min(OPEN_FILES))?;
-    limit(Resource::RLIMIT_CORE, 0, 0)?;
-    limit(Resource::RLIMIT_MEMLOCK, 8 << 20, 8 << 20)?;
     sys::join_new_session_keyring();
     // The bounding set while CAP_SETPCAP is still there, and the groups while CAP_SETGID is.
     for capability in caps::runtime::thread_all_supported() {

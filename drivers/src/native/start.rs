@@ -34,7 +34,8 @@ use crate::{DynoSpec, KillSignal, StartError, process, sys};
 const MAX_PROCESSES: u64 = 4096;
 
 /// The size of each of `/tmp`, `/var/tmp` and `/dev/shm`, which are in memory: what an app puts there for a while
-/// fits, and a dyno that fills them does not fill the host's memory.
+/// fits. What is in them is memory of the dyno, and counts towards the limit of that; one without a limit can have so
+/// much of the host's three times.
 const TMP_BYTES: u64 = 512 << 20;
 
 /// What runs are started with.

@@ -3,12 +3,14 @@
 //! Each wrapper is safe to call with any arguments. Nothing here decides anything.
 
 mod file;
+mod inherited;
 mod namespace;
 mod process;
 mod socket;
 mod spawn;
 
 pub use file::{attach_loop_device, extended_attribute, free_loop_device};
+pub use inherited::reset_scheduling;
 pub use namespace::{Cloned, attach_mount, clone_mount, clone_sibling, idmap_mount, restrict_mounts};
 pub use process::{
     default_sigchld, fork_alone, join_new_session_keyring, limit_open_files, pidfd_open, pidfd_signal,
