@@ -111,12 +111,16 @@ fn devices_are_those_that_every_program_expects() {
     assert_eq!(lines[0].trim(), devices, "{said}");
     assert_eq!((lines[1].trim(), lines[2].trim()), ("00 00 00 00", "8"), "{said}");
     assert!(lines[3].contains("No space left") && lines[4].contains("Read-only"), "{said}");
-    // the output of a dyno of a formation is the dyno's own
+    // the output of a dyno of a formation is the dyno's own, and nothing else that it has open
+    let namespaces = room.namespaces().expect("the driver is native");
+    let null = room.path("work/null").display().to_string();
+    namespaces.sh(&format!("mknod -m 666 {null} c 1 3; mount --bind {null} /dev/null"));
     room.release(&room.app().version(2).process("web", "echo out > /dev/stdout; echo err > /dev/stderr", 1));
     let ended = room.hsup(["--oneshot", "start"]).end();
     for line in ["web.1 | out\n", "web.1 | err\n"] {
         assert!(ended.stdout.contains(line), "{ended:?}");
     }
+    assert_eq!(namespaces.sh("stat -c '%u %g %a' /dev/null; umount /dev/null"), "0 0 666\n", "the host's");
 }
 
 #[test]

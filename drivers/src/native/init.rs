@@ -149,14 +149,14 @@ fn become_main(
 ) -> Result<std::convert::Infallible, Failure> {
     setsid().map_err(Failure::step("begin a session"))?;
     let uid = request.uid;
-    for fd in &stdio {
-        // A dyno opens /dev/stdout as its own user. What is hsup's stays hsup's.
-        match request.stdio {
-            StdioKind::Pipes | StdioKind::Terminal => {
-                fchown(fd, Some(uid.into()), Some(uid.into())).map_err(Failure::step("own the output"))?;
-            }
-            StdioKind::Inherited => {}
-        }
+    // A dyno opens /dev/stdout as its own user. What is hsup's stays hsup's, and the host's /dev/null the host's.
+    let own: &[OwnedFd] = match request.stdio {
+        StdioKind::Pipes => &stdio[1..],
+        StdioKind::Terminal => &stdio,
+        StdioKind::Inherited => &[],
+    };
+    for fd in own {
+        fchown(fd, Some(uid.into()), Some(uid.into())).map_err(Failure::step("own the output"))?;
     }
     if request.stdio == StdioKind::Terminal {
         sys::take_terminal(stdio[0].as_fd()).map_err(Failure::io("take the terminal"))?;
