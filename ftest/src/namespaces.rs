@@ -9,8 +9,10 @@ use std::thread;
 
 use nix::sched::{CloneFlags, setns};
 
-/// Says when it is ready, and lives until its input ends, which it does at the latest with the test.
-const HOLD: &str = "ip link set lo up && echo ready && read -r end";
+/// Says when it is ready, and lives until its input ends, which it does at the latest with the test. What hsups that are
+/// killed leave in /run/hsup goes with it.
+const HOLD: &str =
+    "mkdir -p /run/hsup && mount -t tmpfs run /run/hsup && ip link set lo up && echo ready && read -r end";
 
 /// A network and a mount namespace, held by a process. They go with it and with the last process in them.
 #[derive(Debug)]

@@ -72,3 +72,17 @@ fn a_dyno_is_not_spared_when_memory_runs_out_though_hsup_is() {
     let ended = room.hsup(["run", line]).through(["choom", "-n", "-500", "--"]).end();
     assert_eq!(ended.stdout, "0\n", "{ended:?}");
 }
+
+#[test]
+fn an_hsup_that_was_started_with_the_ends_of_children_ignored_hears_of_them() {
+    let room = Room::new();
+    room.release(&room.app().process("web", "echo ready; read -r line < /proc/self/fd/0; exit 3", 1));
+    let ignoring = ["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh"];
+    let ended = room.hsup(["run", "sh -c 'exit 4'; (exit 5); exit 6"]).through(ignoring).end();
+    assert_eq!(ended.code, 6, "{ended:?}");
+    let hsup = room.hsup(["start"]).through(ignoring).up();
+    hsup.wait_nth_line("web.1 | ready", 2);
+    hsup.wait_line("web.1: Process exited with exit status 3");
+    assert_eq!(hsup.stop().code, 0);
+    room.wait_nothing_left();
+}

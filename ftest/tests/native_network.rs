@@ -2,11 +2,12 @@
 //! what only the host may ask.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use hsup_ftest::{Driver, Hsup, Namespaces, Room, is_about};
+use hsup_ftest::{Driver, Hsup, Namespaces, Room, is_about, procs};
+use nix::sys::signal::Signal;
 
 /// Echoes the name of the dyno to whoever connects.
 const SERVER: &str = "import os, socket; s = socket.create_server((\"\", int(os.environ[\"PORT\"]))); \
@@ -180,11 +181,14 @@ fn an_extra_interface_and_extra_routes_are_there() {
         &try_connect("10.7.0.1", far),
     ]
     .join("\n");
-    let run = room.hsup(["run", &line]).env("LIBCONTAINER_DYNO_EXTRA_INTERFACE", "ext0:10.8.0.10/24");
-    let ended = run.env("LIBCONTAINER_DYNO_EXTRA_ROUTES", "10.7.0.0/16:10.8.0.1:eth1").end();
-    assert!(ended.stdout.contains("inet 10.8.0.10/24 "), "{ended:?}");
-    assert!(ended.stdout.contains("10.7.0.0/16 via 10.8.0.1 dev eth1"), "{ended:?}");
-    assert!(ended.stdout.ends_with("reached: 10.8.0.10\nreached: 10.8.0.10\n"), "{ended:?}");
+    for prefix in ["LIBCONTAINER", "HSUP_NATIVE"] {
+        let run =
+            room.hsup(["run", &line]).env(&format!("{prefix}_DYNO_EXTRA_INTERFACE"), "ext0:10.8.0.10/24");
+        let ended = run.env(&format!("{prefix}_DYNO_EXTRA_ROUTES"), "10.7.0.0/16:10.8.0.1:eth1").end();
+        assert!(ended.stdout.contains("inet 10.8.0.10/24 "), "{prefix}: {ended:?}");
+        assert!(ended.stdout.contains("10.7.0.0/16 via 10.8.0.1 dev eth1"), "{prefix}: {ended:?}");
+        assert!(ended.stdout.ends_with("reached: 10.8.0.10\nreached: 10.8.0.10\n"), "{prefix}: {ended:?}");
+    }
     // one that is not there
     let ended = room.hsup(["run", "true"]).env("LIBCONTAINER_DYNO_EXTRA_INTERFACE", "no0:10.8.0.10/24").end();
     assert!(ended.code != 0 && ended.stderr.contains("no0"), "{ended:?}");
@@ -206,4 +210,101 @@ fn a_dyno_cannot_take_the_address_of_another_nor_see_its_packets() {
                 if sh -c \"$c\" 2>/dev/null; then echo can: $c; else echo cannot; fi; done";
     let ended = room.hsup(["run", line]).end();
     assert_eq!(ended.stdout, "cannot\n".repeat(5), "{ended:?}");
+}
+
+#[test]
+fn a_dyno_that_listens_on_every_address_of_ipv6_is_reached_by_ipv4() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let server = "import os, socket; s = socket.create_server((\"::\", int(os.environ[\"PORT\"])), \
+                  family=socket.AF_INET6, dualstack_ipv6=True); print(\"listening\", flush=True)\nwhile True:\n \
+                  c, a = s.accept(); c.sendall(a[0].encode()); c.close()";
+    let room = Room::new();
+    room.release(&room.app().process("web", &format!("exec python3 -c '{server}'"), 1));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_line("web.1 | listening");
+    let from = read(&room, (address(&hsup, "web.1"), 5000).into()).expect("the host reaches its dynos");
+    let gateway = address(&hsup, "web.1").to_string().rsplit_once('.').map(|(net, _)| net.to_owned());
+    assert!(from.starts_with(&format!("::ffff:{}.", gateway.expect("an IPv4 address"))), "{from}");
+    // and its own loopback has both
+    let line = "python3 -c 'import socket\nfor a, f in ((\"::1\", socket.AF_INET6), (\"127.0.0.1\", socket.AF_INET)): \
+                s = socket.create_server((a, 0), family=f); c = socket.create_connection(s.getsockname()[:2]); print(a)'; \
+                ip -6 -o route show default | wc -l";
+    let ended = room.hsup(["-s", "none", "run", line]).end();
+    assert_eq!(ended.stdout, "::1\n127.0.0.1\n0\n", "{ended:?}");
+}
+
+/// Answers a question for names with 192.0.2.7.
+fn answer(question: &[u8]) -> Vec<u8> {
+    let name_end = 12 + question[12..].iter().position(|byte| *byte == 0).expect("a name ends with a root");
+    let header = [&question[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]].concat();
+    let asked = &question[12..name_end + 5];
+    [&header, asked, &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]].concat()
+}
+
+#[test]
+fn a_dyno_resolves_names_by_a_resolver_on_the_loopback_of_the_host() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let resolv = room.path("work/resolv.conf");
+    std::fs::write(&resolv, "nameserver 127.0.0.53\noptions edns0 trust-ad\n")
+        .expect("a file can be written");
+    network(&room).sh(&format!(
+        "mount --bind {} $(readlink -f /etc/resolv.conf); if [ -d /run/systemd ]; then mount -t tmpfs run /run/systemd; fi",
+        resolv.display()
+    ));
+    let (udp, tcp) = network(&room).within(|| {
+        let udp = UdpSocket::bind("127.0.0.53:53").expect("the address is there");
+        (udp, TcpListener::bind("127.0.0.53:53").expect("the address is there"))
+    });
+    thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = udp.recv_from(&mut question) {
+            let _gone = udp.send_to(&answer(&question[..length]), from);
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in tcp.incoming().flatten() {
+            let mut question = [0; 512];
+            let length = stream.read(&mut question).unwrap_or_default();
+            let answer = answer(&question[2..length.max(32)]);
+            let length = u16::try_from(answer.len()).expect("it is short").to_be_bytes();
+            let _gone = stream.write_all(&[&length[..], &answer].concat());
+        }
+    });
+    let line = "getent ahostsv4 app.example | head -1; RES_OPTIONS=use-vc getent ahostsv4 other.example | head -1; \
+                grep -c 127 /etc/resolv.conf";
+    let ended = room.hsup(["run", line]).end();
+    let words: Vec<&str> = ended.stdout.split_whitespace().collect();
+    let found = ["192.0.2.7", "STREAM", "app.example", "192.0.2.7", "STREAM", "other.example", "0"];
+    assert_eq!(words, found, "{ended:?}");
+    // nothing else of that loopback
+    let port = serve(network(&room), "127.0.0.53");
+    let ended =
+        room.hsup(["run", &try_connect("$(awk '/^nameserver/ {print $2}' /etc/resolv.conf)", port)]).end();
+    assert!(ended.stdout.starts_with("no way"), "{ended:?}");
+}
+
+#[test]
+fn the_packet_filter_is_put_back_when_it_was_flushed() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let outside = outside(&room);
+    let metadata = serve(&outside, "169.254.169.254");
+    let hsup = room.hsup(["start"]).up();
+    let pid = hsup.wait_up("web.1");
+    let before = network(&room).sh("nft list ruleset");
+    network(&room).sh("nft flush ruleset; echo 0 > /proc/sys/net/ipv4/ip_forward");
+    procs::signal(pid, Signal::SIGKILL);
+    hsup.wait_line("Process exited");
+    hsup.wait_dyno("web.1", "is up again", |dyno| dyno["State"] == "up" && dyno["Pid"] != pid);
+    assert_eq!(network(&room).sh("nft list ruleset; cat /proc/sys/net/ipv4/ip_forward"), before + "1\n");
+    let ended = room.hsup(["-s", "none", "run", &try_connect("169.254.169.254", metadata)]).end();
+    assert_eq!(ended.stdout, format!("no way to 169.254.169.254:{metadata}\n"), "{ended:?}");
 }
