@@ -1,10 +1,12 @@
-//! `hsup doctor`: what hsups that were killed have left on this host, and with `--fix` no more of it.
+//! `hsup doctor`: what hsups that were killed have left on this host, and with `--fix` no more of it; and what of the
+//! host's settings is in the way of dynos.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process;
 
-use hsup_drivers::native::doctor::{look, mend};
+use hsup_drivers::native::doctor::{hints, look, mend};
+use hsup_drivers::native::network::Obstacle;
 use hsup_drivers::native::reconcile::{Finding, State};
 use serde_json::json;
 
@@ -13,7 +15,8 @@ use super::{Config, ExitCode};
 /// Looks, or mends.
 pub fn doctor(config: &Config, fix: bool, json: bool) -> process::ExitCode {
     let findings = if fix { mend(&config.state_dir) } else { look(&config.state_dir) };
-    let text = if json { as_json(&findings) } else { as_text(&findings, fix) };
+    let hints = hints();
+    let text = if json { as_json(&findings, &hints) } else { as_text(&findings, &hints, fix) };
     let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
     let left = findings.iter().any(|finding| match finding.state {
         State::Found | State::Kept(_) => true,
@@ -22,21 +25,25 @@ pub fn doctor(config: &Config, fix: bool, json: bool) -> process::ExitCode {
     if left { ExitCode::LeftBehind.into() } else { ExitCode::Ok.into() }
 }
 
-fn as_text(findings: &[Finding], fix: bool) -> String {
-    if findings.is_empty() {
-        return "nothing is left behind".to_owned();
-    }
+fn as_text(findings: &[Finding], hints: &[Obstacle], fix: bool) -> String {
     let mut text = String::new();
     for finding in findings {
         let _to_a_string = writeln!(text, "{finding}");
     }
-    if !fix {
-        text.push_str("`hsup doctor --fix` removes it, as the next start of hsup does\n");
+    match (findings.is_empty(), fix) {
+        (true, _) => text.push_str("nothing is left behind\n"),
+        (false, true) => {}
+        (false, false) => {
+            text.push_str("`hsup doctor --fix` removes it, as the next start of hsup does\n");
+        }
+    }
+    for hint in hints {
+        let _to_a_string = writeln!(text, "hint: {hint}");
     }
     text
 }
 
-fn as_json(findings: &[Finding]) -> String {
+fn as_json(findings: &[Finding], hints: &[Obstacle]) -> String {
     let one = |Finding { what, place, state }: &Finding| {
         let (state, why) = match state {
             State::Found => ("found", None),
@@ -45,5 +52,7 @@ fn as_json(findings: &[Finding]) -> String {
         };
         json!({"What": what.to_string(), "Place": place, "State": state, "Why": why})
     };
-    json!({"Findings": findings.iter().map(one).collect::<Vec<_>>()}).to_string()
+    let findings: Vec<_> = findings.iter().map(one).collect();
+    let hints: Vec<_> = hints.iter().map(ToString::to_string).collect();
+    json!({"Findings": findings, "Hints": hints}).to_string()
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::cgroup::{Cgroup, Hierarchies, Host};
 use super::ledger::RunId;
-use super::network::{self, nft};
+use super::network::{self, Obstacle, nft};
 use super::network_users::Users;
 use super::reconcile::{self, Finding, State, What};
 use super::undo::{Fault, Seen, Undo, Undone};
@@ -19,6 +19,19 @@ pub fn look(state_dir: &Path) -> Vec<Finding> {
     let mut findings = reconcile::look(state_dir, &OfHost { state_dir: state_dir.to_owned() });
     findings.extend(filter(false));
     findings
+}
+
+/// What of the host's settings keeps native dynos from the world outside, while an hsup has some. None of it is hsup's
+/// to change.
+pub fn hints() -> Vec<Obstacle> {
+    match Users::alone() {
+        Ok(None) => network::obstacles().unwrap_or_default(),
+        Ok(Some(nobody)) => {
+            drop(nobody.leave());
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Undoes what is left.

@@ -22,7 +22,7 @@ use super::subnet::Subnet;
 const PREFIX: &str = "hs";
 
 /// Whether this host passes on what is not for itself.
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+pub(super) const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// How long the kernel may take to tell one end of a link of the other: some milliseconds if it is busy with links.
 const SETTLED: Duration = Duration::from_secs(1);

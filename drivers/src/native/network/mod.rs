@@ -6,6 +6,7 @@
 mod link;
 mod netlink;
 pub mod nft;
+mod obstacle;
 mod resolver;
 mod settings;
 mod subnet;
@@ -17,6 +18,7 @@ pub use link::{
     host_links,
 };
 pub use netlink::NetworkError;
+pub use obstacle::{Obstacle, obstacles};
 pub use resolver::{Resolver, resolver};
 pub use settings::{ExtraInterface, Gateway, Interface, Route, RouteError, Routes, SettingError};
 pub use subnet::{Block, BlockError, Subnet, SubnetError};
