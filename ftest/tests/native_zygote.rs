@@ -1,7 +1,8 @@
 //! The processes that native dynos come from: they may be killed, and may run out of descriptors, and no dyno suffers.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, procs};
 use nix::sys::signal::Signal;
@@ -15,6 +16,31 @@ fn zygote(hsup: &Hsup) -> u32 {
     let find = || procs::children(hsup.proper()).into_iter().find(is_zygote);
     eventually("there is a zygote", || hsup.printed(), find)
 }
+
+/// Kills a process when it is about to send a message for the first time.
+const KILL_BEFORE_ANSWER: &str = r#"
+import ctypes, os, platform, signal, struct, sys
+SEIZE, INTERRUPT, SYSCALL, SYSCALL_INFO, SYSGOOD = 0x4206, 0x4207, 24, 0x420e, 1
+SENDMSG = {"x86_64": 46, "aarch64": 211}[platform.machine()]
+libc, pid = ctypes.CDLL(None, use_errno=True), int(sys.argv[1])
+info = ctypes.create_string_buffer(128)
+def ptrace(request, address, data):
+    if libc.ptrace(request, pid, ctypes.c_void_p(address), data) < 0:
+        sys.exit("ptrace: " + os.strerror(ctypes.get_errno()))
+ptrace(SEIZE, 0, ctypes.c_void_p(SYSGOOD))
+ptrace(INTERRUPT, 0, None)
+os.waitpid(pid, 0x40000000)
+print("attached", flush=True)
+while True:
+    ptrace(SYSCALL, 0, None)
+    _, status = os.waitpid(pid, 0x40000000)
+    if os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGTRAP | 0x80:
+        ptrace(SYSCALL_INFO, len(info), info)
+        entered, number = info.raw[0] == 1, struct.unpack_from("Q", info.raw, 24)[0]
+        if entered and number == SENDMSG:
+            os.kill(pid, signal.SIGKILL)
+            break
+"#;
 
 /// Sets the soft limit of open files of a process.
 fn limit_files(pid: u32, most: &str) {
@@ -65,6 +91,37 @@ fn a_zygote_that_is_killed_is_replaced_and_no_dyno_suffers() {
     assert_eq!(hsup.stop().code, 0);
     let left = || room.left_by(&[proper]);
     eventually("nothing is left", || format!("{:#?}", left()), || left().is_empty().then_some(()));
+    room.assert_nothing_left();
+}
+
+#[test]
+fn an_init_of_which_the_zygote_could_not_tell_any_more_is_not_left() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = web(&room);
+    let pid = zygote(&hsup).to_string();
+    let mut tracer = Command::new("python3")
+        .args(["-c", KILL_BEFORE_ANSWER, &pid])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("there is python3");
+    let mut line = String::new();
+    BufReader::new(tracer.stdout.take().expect("it is piped")).read_line(&mut line).expect("it can be read");
+    assert_eq!(line, "attached\n");
+    procs::signal(hsup.wait_up("web.1"), Signal::SIGKILL);
+    hsup.wait_line("web.1: Cannot start");
+    assert!(tracer.wait().expect("it is our child").success());
+    hsup.wait_nth_line("web.1 | ready", 2);
+    // the zygote, and the init of the one dyno
+    let two = || (procs::children(hsup.proper()).len() == 2).then_some(());
+    let children = || {
+        let all = procs::children(hsup.proper()).into_iter().map(procs::describe);
+        format!("{}\n{}", all.collect::<Vec<_>>().join("\n"), hsup.printed())
+    };
+    eventually("no other is left", children, two);
+    assert_eq!(hsup.stop().code, 0);
     room.assert_nothing_left();
 }
 

@@ -1,6 +1,8 @@
 //! hsup's end of the zygote: how it is begun, asked for an init, and replaced when it has been killed. Dynos that run
 //! need none, so that its death harms none of them.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -18,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use super::protocol::{Answer, Received, StartRequest, receive, send};
 use super::zygote::serve;
 use crate::sys::{self, Spawn, SpawnStdio};
-use crate::{KillSignal, StartError, guardian};
+use crate::{KillSignal, StartError, guardian, process};
 
 /// What hsup calls itself when it executes itself to be a zygote.
 const NAME: &std::ffi::CStr = c"hsup-zygote";
@@ -32,12 +34,23 @@ pub struct Zygote {
     line: Mutex<Line>,
 }
 
-/// The line to one zygote.
+/// The line to the zygotes, one after the other.
 #[derive(Debug)]
 struct Line {
+    now: Now,
+    /// The inits that have been told of, many of which have ended since.
+    told: HashSet<u32>,
+}
+
+/// The zygote of now.
+#[derive(Debug)]
+struct Now {
     socket: UnixStream,
     pidfd: OwnedFd,
 }
+
+/// How many inits are remembered before it is looked which of them are there.
+const MANY: usize = 4096;
 
 impl Zygote {
     /// Forks the zygote. To be called before any thread is started.
@@ -48,8 +61,8 @@ impl Zygote {
         let (ours, theirs) = UnixStream::pair()?;
         match sys::fork_alone()? {
             ForkResult::Parent { child } => {
-                let pidfd = sys::pidfd_open(child.as_raw().cast_unsigned())?;
-                Ok(Self { line: Mutex::new(Line { socket: ours, pidfd }) })
+                let now = Now::of(child, ours)?;
+                Ok(Self { line: Mutex::new(Line { now, told: HashSet::new() }) })
             }
             ForkResult::Child => {
                 drop(ours);
@@ -71,12 +84,18 @@ impl Zygote {
         let ask = system("ask the zygote, from which dynos are cloned, for a new one");
         let mut line = self.line();
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        if send(&mut line.socket, request, &borrowed).is_err() {
+        if send(&mut line.now.socket, request, &borrowed).is_err() {
             // A request that it has not had whole, it has not acted on: the next one may have it.
-            line.replace().and_then(|()| send(&mut line.socket, request, &borrowed)).map_err(ask)?;
+            line.replace().and_then(|()| send(&mut line.now.socket, request, &borrowed)).map_err(ask)?;
         }
-        let unanswered = match receive::<Answer>(&mut line.socket) {
-            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => return answered(answer, fds),
+        let unanswered = match receive::<Answer>(&mut line.now.socket) {
+            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => {
+                let init = answered(answer, fds);
+                if let Ok((pid, _)) = &init {
+                    line.remember(*pid);
+                }
+                return init;
+            }
             Ok(Some(Received { message: Err(error), .. })) => error.into(),
             Ok(None) => io::ErrorKind::UnexpectedEof.into(),
             Err(error) => error,
@@ -116,11 +135,11 @@ impl Zygote {
     fn living(&self) -> io::Result<OwnedFd> {
         let mut line = self.line();
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        match waitid(Id::PIDFd(line.pidfd.as_fd()), look) {
+        match waitid(Id::PIDFd(line.now.pidfd.as_fd()), look) {
             Ok(WaitStatus::StillAlive) => {}
             Ok(_) | Err(_) => line.replace()?,
         }
-        line.pidfd.try_clone()
+        line.now.pidfd.try_clone()
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -133,10 +152,7 @@ fn answered(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), Sta
     match (answer, fds.pop()) {
         (Answer::Init(pid), Some(pidfd)) => Ok((pid, pidfd)),
         (Answer::Init(pid), None) => {
-            // It is our child: until it is reaped, here, the pid is its own.
-            let pid = Pid::from_raw(pid.cast_signed());
-            let _gone = kill(pid, Signal::SIGKILL);
-            while waitpid(pid, None) == Err(Errno::EINTR) {}
+            end(pid);
             let operation = "take over the new dyno (is the hard limit of open files, four a dyno, reached?)";
             Err(StartError::System { operation, source: Errno::EMFILE.into() })
         }
@@ -145,23 +161,56 @@ fn answered(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), Sta
 }
 
 impl Line {
+    fn remember(&mut self, init: u32) {
+        if self.told.len() >= MANY {
+            let there = process::children(std::process::id());
+            self.told.retain(|pid| there.contains(pid));
+        }
+        self.told.insert(init);
+    }
+
     /// Puts another zygote in the place of this one, which is killed if it lives.
     fn replace(&mut self) -> io::Result<()> {
-        let _gone = sys::pidfd_signal(self.pidfd.as_fd(), KillSignal::Kill);
+        let _gone = sys::pidfd_signal(self.now.pidfd.as_fd(), KillSignal::Kill);
         // Where the last attempt has failed, it has been reaped before.
-        let ended = waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED);
-        *self = Self::spawn()?;
-        tracing::warn!(
-            ?ended,
-            "the zygote, from which dynos are cloned, was killed; another one has taken its place"
-        );
+        let ended = waitid(Id::PIDFd(self.now.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        self.end_untold();
+        self.now = Now::spawn()?;
+        let how = match ended {
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
+            Ok(_) | Err(_) => "has ended".to_owned(),
+        };
+        tracing::warn!("the zygote, from which dynos are cloned, {how}; another one has taken its place");
         Ok(())
+    }
+
+    /// Ends the init that the zygote has cloned and did not live to tell of. Nobody else would reap it, and nobody
+    /// clones another one now.
+    fn end_untold(&self) {
+        let is_init = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("hsup-"))
+        };
+        let children = process::children(std::process::id()).into_iter();
+        children.filter(|pid| !self.told.contains(pid)).filter(is_init).for_each(end);
+    }
+}
+
+/// Kills and reaps a child. Until it is reaped its pid cannot become another's.
+fn end(pid: u32) {
+    let pid = Pid::from_raw(pid.cast_signed());
+    let _gone = kill(pid, Signal::SIGKILL);
+    while waitpid(pid, None) == Err(Errno::EINTR) {}
+}
+
+impl Now {
+    fn of(child: Pid, socket: UnixStream) -> io::Result<Self> {
+        Ok(Self { socket, pidfd: sys::pidfd_open(child.as_raw().cast_unsigned())? })
     }
 
     /// Starts a zygote of a process that may have threads: hsup is executed anew, by another name.
     fn spawn() -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let (null, errors) = (std::fs::File::open("/dev/null")?, io::stderr());
+        let (null, errors) = (fs::File::open("/dev/null")?, io::stderr());
         let child = sys::spawn(&Spawn {
             program: c"/proc/self/exe",
             args: &[NAME.to_owned()],
@@ -169,7 +218,7 @@ impl Line {
             dir: None,
             stdio: SpawnStdio::Descriptors([theirs.as_fd(), null.as_fd(), errors.as_fd()]),
         })?;
-        Ok(Self { socket: ours, pidfd: sys::pidfd_open(child.as_raw().cast_unsigned())? })
+        Self::of(child, ours).inspect_err(|_| end(child.as_raw().cast_unsigned()))
     }
 }
 
@@ -188,6 +237,6 @@ fn zygote() -> io::Result<()> {
     guardian::block_forwarded()?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     // Whoever else held the socket would keep hsup from hearing the end of this process.
-    dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    dup2_stdin(fs::File::open("/dev/null")?)?;
     serve(socket.into())
 }
