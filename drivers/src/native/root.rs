@@ -38,22 +38,12 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 ];
 
 /// What of `/proc` and `/sys` tells of the host, or of its keys: it cannot be seen.
-const MASKED: [&str; 11] = [
-    "proc/acpi",
-    "proc/asound",
-    "proc/kcore",
-    "proc/keys",
-    "proc/latency_stats",
-    "proc/sched_debug",
-    "proc/scsi",
-    "proc/timer_list",
-    "proc/timer_stats",
-    "sys/devices/virtual/powercap",
-    "sys/firmware",
-];
+const MASKED_OF_PROC: [&str; 9] =
+    ["acpi", "asound", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats"];
+const MASKED_OF_SYS: [&str; 2] = ["devices/virtual/powercap", "firmware"];
 
 /// What of `/proc` sets something of the host: it can be read.
-const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+const READ_ONLY_OF_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Mounts everything below the root of the stack image. `userns` shows the shared files of `/app` as the dyno's;
 /// `terminal` is where the host has the dyno's terminal.
@@ -75,14 +65,17 @@ pub(super) fn build(
         fresh("tmpfs", &at(root, place)?, PLAIN, &tmp)?;
     }
     dev(root, &tmp, terminal)?;
+    let (proc, sys) = (at(root, "proc")?, at(root, "sys")?);
     // Init shows hsup's own command line, which a dyno must not read: it sees its own processes only.
-    fresh("proc", &at(root, "proc")?, PLAIN | MsFlags::MS_NOEXEC, "hidepid=2")?;
-    fresh("sysfs", &at(root, "sys")?, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "")?;
+    fresh("proc", &proc, PLAIN | MsFlags::MS_NOEXEC, "hidepid=2")?;
+    fresh("sysfs", &sys, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "")?;
     // After `/app` and `/tmp`, which they may lie in.
     request.binds.iter().try_for_each(|bind| show(root, bind))?;
     // Last, since it makes places that others are mounted on unwritable.
-    READ_ONLY.iter().try_for_each(|place| freeze(root, place))?;
-    MASKED.iter().try_for_each(|place| mask(root, place))
+    let null = at(root, "dev/null")?;
+    READ_ONLY_OF_PROC.iter().try_for_each(|inner| freeze(&proc.join(inner)))?;
+    MASKED_OF_PROC.iter().try_for_each(|inner| mask(&proc.join(inner), &null))?;
+    MASKED_OF_SYS.iter().try_for_each(|inner| mask(&sys.join(inner), &null))
 }
 
 /// Makes the root the dyno's, and lets go of the host's.
@@ -218,34 +211,20 @@ fn at(root: &Path, inside: &str) -> Result<PathBuf, Failure> {
     place(root, inside.as_ref()).map_err(Failure::io(format!("find /{inside} in the stack image")))
 }
 
-/// The same, if it is there.
-fn at_if_any(root: &Path, inside: &str) -> Result<Option<PathBuf>, Failure> {
-    match place(root, inside.as_ref()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some).map_err(Failure::io(format!("find /{inside}"))),
-    }
+/// Makes a path of the kernel's own file systems read-only, if there is one.
+fn freeze(path: &Path) -> Result<(), Failure> {
+    if path.exists() { bind(path, path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY) } else { Ok(()) }
 }
 
-/// Makes a path read-only, if there is one.
-fn freeze(root: &Path, inside: &str) -> Result<(), Failure> {
-    match at_if_any(root, inside)? {
-        Some(path) => bind(&path, &path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY),
-        None => Ok(()),
-    }
-}
-
-/// Hides a path, if there is one.
-fn mask(root: &Path, inside: &str) -> Result<(), Failure> {
-    match at_if_any(root, inside)? {
-        Some(path) if path.is_dir() => {
-            fresh("tmpfs", &path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "size=0,mode=555")
+/// Hides a path of the kernel's own file systems, if there is one.
+fn mask(path: &Path, null: &Path) -> Result<(), Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            fresh("tmpfs", path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "size=0,mode=555")
         }
-        Some(path) => {
-            let null = at(root, "dev/null")?;
-            mount(Some(&null), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .map_err(Failure::step(format!("hide /{inside}")))
-        }
-        None => Ok(()),
+        Ok(_) => mount(Some(null), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(Failure::step(format!("hide {}", path.display()))),
+        Err(_) => Ok(()),
     }
 }
 
