@@ -20,6 +20,17 @@ pub(super) struct Holdings {
 }
 
 impl Holdings {
+    /// What removes the files that nobody uses once the dyno's processes are gone. Whatever it cannot remove is left to
+    /// [`Holdings::give_back`].
+    pub(super) fn file_removal(&self) -> impl FnOnce() + Send + use<> {
+        let (state_dir, dirs) = (self.state_dir.clone(), self.dirs.clone());
+        move || {
+            for dir in dirs {
+                let _tried_again = remove_below(&state_dir, &dir);
+            }
+        }
+    }
+
     /// Gives everything back: last the record that says what there is. What cannot be given back stays in the record,
     /// and the next start of hsup tries again.
     pub(super) fn give_back(self) {

@@ -16,11 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::{Cgroup, OomWatch};
+use super::holdings::Holdings;
 use super::protocol::{ExitText, Order, Report, hear, say};
 use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError, process, sys};
-
-/// What is to be undone when a run is over. It may take a while, and is done where that disturbs nobody.
-pub(super) type Undo = Box<dyn FnOnce() + Send>;
 
 /// A run of a dyno.
 pub(super) struct NativeRun {
@@ -39,9 +37,11 @@ pub(super) struct NativeRun {
     out_of_memory: AtomicBool,
 }
 
-/// How far what was made for a run has been undone.
+/// How far what was made for a run has been undone. It may take a while, and is done where that disturbs nobody.
 enum Undoing {
-    NotYet(Undo),
+    NotYet(Holdings),
+    /// What needs no word from the kernel that init is gone.
+    Clearing(Holdings, JoinHandle<()>),
     Going(JoinHandle<()>),
     Done,
 }
@@ -73,8 +73,7 @@ pub(super) struct Started {
     pub(super) pidfd: OwnedFd,
     pub(super) control: OwnedFd,
     pub(super) output: Option<Output>,
-    pub(super) cgroup: Option<Arc<Cgroup>>,
-    pub(super) undo: Undo,
+    pub(super) holdings: Holdings,
 }
 
 impl NativeRun {
@@ -83,7 +82,8 @@ impl NativeRun {
     /// # Errors
     /// If the runtime cannot watch it.
     pub(super) fn new(started: Started) -> io::Result<Arc<Self>> {
-        let Started { dyno, address, init, pidfd, control, output, cgroup, undo } = started;
+        let Started { dyno, address, init, pidfd, control, output, holdings } = started;
+        let cgroup = holdings.cgroup.clone();
         let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, &dyno));
         let watch = || {
             fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -94,7 +94,7 @@ impl NativeRun {
             Err(error) => {
                 // The control socket is closed by now, which ends init.
                 let _reaped = waitpid(Pid::from_raw(init.cast_signed()), None);
-                undo();
+                holdings.give_back();
                 return Err(error);
             }
         };
@@ -109,7 +109,7 @@ impl NativeRun {
             control,
             output: Mutex::new(output),
             ended: Mutex::default(),
-            undo: tokio::sync::Mutex::new(Undoing::NotYet(undo)),
+            undo: tokio::sync::Mutex::new(Undoing::NotYet(holdings)),
             cgroup,
             memory,
             out_of_memory: AtomicBool::new(false),
@@ -150,6 +150,19 @@ impl NativeRun {
         }
     }
 
+    /// Begins to remove the files of a dyno that has no process left but its init, which ends as well: the kernel takes
+    /// its time for that.
+    async fn clear(&self) {
+        let mut undo = self.undo.lock().await;
+        *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
+            Undoing::NotYet(holdings) => {
+                let remove = holdings.file_removal();
+                Undoing::Clearing(holdings, tokio::task::spawn_blocking(remove))
+            }
+            begun @ (Undoing::Clearing(..) | Undoing::Going(_) | Undoing::Done) => begun,
+        };
+    }
+
     /// Waits for init to be gone, with every process below it, and undoes what was made for the run. Cancel safe: who
     /// calls it again waits for what was begun.
     async fn over(&self) {
@@ -157,10 +170,14 @@ impl NativeRun {
             tracing::error!(dyno = self.dyno, %error, "cannot wait for the init of a dyno");
         }
         let mut undo = self.undo.lock().await;
+        if let Undoing::Clearing(_, removal) = &mut *undo {
+            // What it has not removed is tried again.
+            let _ended = removal.await;
+        }
         *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
-            Undoing::NotYet(work) => {
+            Undoing::NotYet(holdings) | Undoing::Clearing(holdings, _) => {
                 self.reap();
-                Undoing::Going(tokio::task::spawn_blocking(work))
+                Undoing::Going(tokio::task::spawn_blocking(|| holdings.give_back()))
             }
             going @ Undoing::Going(_) => going,
             Undoing::Done => Undoing::Done,
@@ -242,6 +259,7 @@ impl Run for NativeRun {
         Box::pin(async {
             let ended = self.reported().await;
             if ended.alone {
+                self.clear().await;
                 self.over().await;
             }
             ended

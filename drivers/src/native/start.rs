@@ -19,7 +19,9 @@ use super::etc::{self, Etc};
 use super::holdings::Holdings;
 use super::ledger::{Init, Ledger, Record};
 use super::network::{HostLink, Subnet, connect, connect_extra};
-use super::protocol::{AppDir, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
+use super::protocol::{
+    AppDir, Failure, InsideNetwork, Order, Report, Scratch, StartRequest, StdioKind, hear, say,
+};
 use super::root;
 use super::run::Started;
 use super::uplink::Uplink;
@@ -42,6 +44,7 @@ pub(super) struct Starter {
     pub(super) guardian: Arc<Guardian>,
     pub(super) zygote: Zygote,
     pub(super) settings: NativeSettings,
+    pub(super) scratch: Scratch,
     pub(super) claims: Claims,
     pub(super) ledger: Ledger,
     pub(super) cgroups: Hierarchies,
@@ -96,9 +99,9 @@ impl Starter {
         let cloned = self.clone_and_connect(spec, &mut holdings, subnet, stdio, fds, &control);
         match cloned {
             Ok((init, pidfd)) => {
-                let (address, cgroup) = (subnet.dyno(), holdings.cgroup.clone());
-                let undo = Box::new(move || holdings.give_back());
-                Ok(Started { dyno: spec.name.clone(), address, init, pidfd, control, output, cgroup, undo })
+                self.tidy_layers(spec, &holdings);
+                let (dyno, address) = (spec.name.clone(), subnet.dyno());
+                Ok(Started { dyno, address, init, pidfd, control, output, holdings })
             }
             Err(failed) => {
                 holdings.give_back();
@@ -169,6 +172,19 @@ impl Starter {
         Ok(())
     }
 
+    /// Removes the marks that the kernel has left on disk for whoever would mount a volatile layer again, which nobody
+    /// does. It is time that the end of the dyno need not take.
+    fn tidy_layers(&self, spec: &DynoSpec, holdings: &Holdings) {
+        let layered = self.shared(spec).is_some() && !self.copies.load(Ordering::Relaxed);
+        if let Some(dir) = holdings.dirs.first().filter(|_| layered) {
+            let marks = dir.join("work/work/incompat");
+            // What stays goes with the rest.
+            let _removed = fs::remove_file(marks.join("volatile/dirty"))
+                .and_then(|()| fs::remove_dir(marks.join("volatile")))
+                .and_then(|()| fs::remove_dir(marks));
+        }
+    }
+
     /// The folder whose files are at `/app`.
     fn shared<'a>(&'a self, spec: &'a DynoSpec) -> Option<&'a Path> {
         spec.built.app_dir.as_deref().or(self.settings.app_dir.as_deref())
@@ -192,10 +208,13 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd) = self.zygote.start(&request, &fds)?;
+        let mut filtered = Ok(());
+        let (init, pidfd) = self.zygote.start(&request, &fds, || filtered = self.uplink.make_ready())?;
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = self.connect_init(holdings, subnet, init, control);
+        let ready = filtered
+            .map_err(step("set up the packet filter"))
+            .and_then(|()| self.connect_init(holdings, subnet, init, control));
         match ready.map_err(Failed::from).and_then(|()| self.hear_of_main(spec, control)) {
             Ok(()) => Ok((init, pidfd)),
             Err(failed) => {
@@ -235,7 +254,6 @@ impl Starter {
                 connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
             self.uplink.note_extra(kind);
         }
-        self.uplink.wait_until_ready().map_err(step("set up the packet filter"))?;
         say(control.as_fd(), &Order::GoOn).map_err(step("tell init of the network"))
     }
 
@@ -302,6 +320,7 @@ impl Starter {
             hostname,
             uid,
             root,
+            scratch: self.scratch.clone(),
             app,
             binds: self.settings.binds.clone(),
             tmp_bytes: TMP_BYTES,

@@ -4,7 +4,6 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, Once, PoisonError};
-use std::thread::JoinHandle;
 
 use super::error::NativeError;
 use super::network::{ExtraKind, NetworkError, forwarding, nft, resolver};
@@ -21,49 +20,24 @@ pub(super) struct Uplink {
     users: Mutex<Option<Users>>,
     host: String,
     systemd: Option<String>,
-    ready: Mutex<Ready>,
     extra: Once,
 }
 
-enum Ready {
-    Installing(JoinHandle<Result<(), NetworkError>>),
-    ToBeSeen,
-}
-
 impl Uplink {
-    /// Begins to set it up, which goes on beside the caller: the kernel takes its time to change a packet filter.
-    pub(super) fn begin() -> Result<Self, NativeError> {
+    /// Joins those who use it.
+    pub(super) fn join() -> Result<Self, NativeError> {
         let users = Users::join().map_err(|source| NativeError::Network { source })?;
         let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let systemd = fs::read_to_string(SYSTEMD_RESOLV_CONF).ok();
-        let stub = resolver(&host, systemd.as_deref(), Ipv4Addr::UNSPECIFIED).stub;
-        let installing = std::thread::Builder::new().name("hsup-network".to_owned()).spawn(move || {
-            forwarding()?;
-            nft::install(stub)
-        });
-        let ready = Ready::Installing(installing.map_err(|source| NativeError::Thread { source })?);
-        let (users, ready) = (Mutex::new(Some(users)), Mutex::new(ready));
-        Ok(Self { users, host, systemd, ready, extra: Once::new() })
+        Ok(Self { users: Mutex::new(Some(users)), host, systemd, extra: Once::new() })
     }
 
-    /// Waits until packets are filtered. The rules are looked at each time: others than hsup may have removed them
-    /// with all that the host has, as `nft flush ruleset` does.
-    pub(super) fn wait_until_ready(&self) -> Result<(), NetworkError> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *ready, Ready::ToBeSeen) {
-            Ready::Installing(thread) => {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }
-            Ready::ToBeSeen => forwarding().and_then(|()| nft::install(self.stub())),
-        }
-    }
-
-    /// Waits for what was begun.
-    fn settle(&self) {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ready::Installing(thread) = std::mem::replace(&mut *ready, Ready::ToBeSeen) {
-            let _installed = thread.join();
-        }
+    /// Sees to it that packets go out, and are filtered; to be called for each dyno before it has a network. The
+    /// rules are looked at each time: others than hsup may have removed them with all that the host has, as
+    /// `nft flush ruleset` does.
+    pub(super) fn make_ready(&self) -> Result<(), NetworkError> {
+        forwarding()?;
+        nft::install(self.stub())
     }
 
     /// The loopback address at which the host's own resolver listens, where it has no other.
@@ -90,7 +64,6 @@ impl Uplink {
 impl Drop for Uplink {
     fn drop(&mut self) {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.settle();
         let Some(users) = users else { return };
         // Whoever comes next waits, and sets it up anew.
         let Some(_alone) = users.leave() else {

@@ -54,11 +54,12 @@ impl Zygote {
     }
 
     /// Has an init cloned; its pid, and its pidfd. The descriptors are the socket to hsup, input, output, errors
-    /// and, if the request says so, a cgroup.
+    /// and, if the request says so, a cgroup. The caller does something else meanwhile.
     pub(super) fn start(
         &self,
         request: &StartRequest,
         fds: &[OwnedFd],
+        meanwhile: impl FnOnce(),
     ) -> Result<(u32, OwnedFd), StartError> {
         let system = |source| StartError::System {
             operation: "talk to the zygote, from which dynos are cloned (was it killed? start hsup anew)",
@@ -67,6 +68,7 @@ impl Zygote {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         send(&mut socket, request, &borrowed).map_err(system)?;
+        meanwhile();
         let answer = receive::<Answer>(&mut socket).map_err(system)?;
         match answer {
             Some((Answer::Init(pid), mut fds)) if fds.len() == 1 => {
@@ -82,7 +84,7 @@ impl Zygote {
 fn serve(mut socket: UnixStream) -> io::Result<()> {
     let filter = Filter::compile();
     // The first dyno finds this done: till there is one, the zygote has nothing else to do.
-    let mut spare = Spare { unmapped: Unmapped::begin().ok(), network: make_network()? };
+    let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: make_network()? };
     while let Some((request, fds)) = receive::<StartRequest>(&mut socket)? {
         let cloned = match &filter {
             Ok(filter) => clone_init(&request, fds, &mut spare, filter),
@@ -96,6 +98,10 @@ fn serve(mut socket: UnixStream) -> io::Result<()> {
                 init::run(&request, fds, links, userns.as_ref(), filter)
             }
             Err(failure) => send(&mut socket, &Answer::Failed(failure), &[])?,
+        }
+        // Nobody waits for this.
+        if let Some(unmapped) = spare.used_up.take() {
+            unmapped.end();
         }
     }
     Ok(())
@@ -124,7 +130,9 @@ fn clone_init<'a>(
     let userns = match &request.app {
         AppDir::Layers { owner, .. } if *owner != (request.uid, request.uid) => {
             let unmapped = spare.unmapped.take().map_or_else(Unmapped::begin, Ok)?;
-            Some(unmapped.map(*owner, request.uid)?)
+            let mapped = unmapped.map(*owner, request.uid);
+            spare.used_up = Some(unmapped);
+            Some(mapped?)
         }
         AppDir::Layers { .. } | AppDir::Empty | AppDir::Own(_) => None,
     };
@@ -145,6 +153,8 @@ fn clone_init<'a>(
 /// What takes the kernel longest and is the same for each dyno.
 struct Spare {
     unmapped: Option<Unmapped>,
+    /// One that has been mapped, and whose process is of no more use.
+    used_up: Option<Unmapped>,
     network: Option<OwnedFd>,
 }
 
@@ -211,15 +221,19 @@ impl Unmapped {
     }
 
     /// Maps one user to another, for files of the one to be shown as the other's. The namespace needs no process then.
-    fn map(self, (user, group): (u32, u32), uid: u32) -> Result<OwnedFd, Failure> {
-        let Self { process, ready } = self;
-        let _ended = nix::unistd::read(&ready, &mut [0]);
+    fn map(&self, (user, group): (u32, u32), uid: u32) -> Result<OwnedFd, Failure> {
+        let process = self.process;
+        let _ended = nix::unistd::read(&self.ready, &mut [0]);
         let written = [("uid_map", user), ("gid_map", group)].iter().try_for_each(|(file, owner)| {
             std::fs::write(format!("/proc/{process}/{file}"), format!("{owner} {uid} 1\n"))
         });
         let opened = written.and_then(|()| std::fs::File::open(format!("/proc/{process}/ns/user")));
-        let _gone = kill(process, Signal::SIGKILL);
-        let _reaped = waitpid(process, None);
         opened.map(OwnedFd::from).map_err(Failure::io(format!("{IDMAP} the app's files")))
+    }
+
+    /// Ends its process. Only for the zygote, whose child that is.
+    fn end(self) {
+        let _gone = kill(self.process, Signal::SIGKILL);
+        let _reaped = waitpid(self.process, None);
     }
 }
