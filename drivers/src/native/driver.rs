@@ -71,6 +71,8 @@ impl Native {
         }
         let claims = Claims::open(&settings.state_dir)?;
         claims.begin_at(turn(&settings.uids));
+        // Last, so that it does not take the processor from the rest.
+        uplink.begin();
         let starter = Starter {
             guardian,
             zygote,

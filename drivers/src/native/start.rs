@@ -24,7 +24,7 @@ use super::protocol::{
 };
 use super::root;
 use super::run::Started;
-use super::uplink::Uplink;
+use super::uplink::{Filter, Uplink};
 use super::wires::{Wires, wires};
 use super::zygote::Zygote;
 use crate::command::shell_line;
@@ -208,13 +208,10 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let mut filtered = Ok(());
-        let (init, pidfd) = self.zygote.start(&request, &fds, || filtered = self.uplink.make_ready())?;
+        let (init, pidfd, filter) = self.zygote.start(&request, &fds, || self.uplink.filter())?;
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = filtered
-            .map_err(step("set up the packet filter"))
-            .and_then(|()| self.connect_init(holdings, subnet, init, control));
+        let ready = self.connect_init(holdings, subnet, init, filter, control);
         match ready.map_err(Failed::from).and_then(|()| self.hear_of_main(spec, control)) {
             Ok(()) => Ok((init, pidfd)),
             Err(failed) => {
@@ -235,6 +232,7 @@ impl Starter {
         holdings: &mut Holdings,
         subnet: Subnet,
         init: u32,
+        filter: Filter,
         control: &OwnedFd,
     ) -> Result<(), StartError> {
         if let Some(of) = Init::of(init) {
@@ -254,6 +252,7 @@ impl Starter {
                 connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
             self.uplink.note_extra(kind);
         }
+        filter.wait().map_err(step("set up the packet filter"))?;
         say(control.as_fd(), &Order::GoOn).map_err(step("tell init of the network"))
     }
 

@@ -55,12 +55,12 @@ impl Zygote {
 
     /// Has an init cloned; its pid, and its pidfd. The descriptors are the socket to hsup, input, output, errors
     /// and, if the request says so, a cgroup. The caller does something else meanwhile.
-    pub(super) fn start(
+    pub(super) fn start<T>(
         &self,
         request: &StartRequest,
         fds: &[OwnedFd],
-        meanwhile: impl FnOnce(),
-    ) -> Result<(u32, OwnedFd), StartError> {
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<(u32, OwnedFd, T), StartError> {
         let system = |source| StartError::System {
             operation: "talk to the zygote, from which dynos are cloned (was it killed? start hsup anew)",
             source,
@@ -68,11 +68,11 @@ impl Zygote {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         send(&mut socket, request, &borrowed).map_err(system)?;
-        meanwhile();
+        let done = meanwhile();
         let answer = receive::<Answer>(&mut socket).map_err(system)?;
         match answer {
             Some((Answer::Init(pid), mut fds)) if fds.len() == 1 => {
-                Ok((pid, fds.pop().expect("there is one")))
+                Ok((pid, fds.pop().expect("there is one"), done))
             }
             Some((Answer::Failed(failure), _)) => Err(failure.into()),
             Some((Answer::Init(_), _)) | None => Err(system(io::ErrorKind::UnexpectedEof.into())),
