@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +22,8 @@ enum Item {
 pub struct Stderr {
     queue: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
+    /// Whether anything has been said at all.
+    spoke: Arc<AtomicBool>,
 }
 
 impl Stderr {
@@ -38,11 +40,14 @@ impl Stderr {
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
         thread::Builder::new().name("stderr".to_owned()).spawn(move || write_all(&items, out, &counted))?;
-        Ok(Self { queue, dropped })
+        Ok(Self { queue, dropped, spoke: Arc::default() })
     }
 
     /// Waits until what has been said so far is written, for so long at the most.
     pub fn flush(&self, patience: Duration) {
+        if !self.spoke.load(Ordering::Relaxed) {
+            return;
+        }
         let (answer, written) = sync_channel(1);
         if self.queue.try_send(Item::Mark(answer)).is_ok() {
             let _too_late = written.recv_timeout(patience);
@@ -71,6 +76,7 @@ fn write_all(items: &Receiver<Item>, mut out: impl Write, dropped: &AtomicU64) {
 
 impl Write for Stderr {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.spoke.store(true, Ordering::Relaxed);
         if let Err(TrySendError::Full(_)) = self.queue.try_send(Item::Text(text.to_vec())) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

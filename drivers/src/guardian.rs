@@ -297,6 +297,8 @@ fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<Exit> {
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"hsup-guardian")?;
     let signals = SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC)?;
+    // What comes is one sleep, for as long as hsup runs.
+    sys::forget_code();
     loop {
         let Some(info) = signals.read_signal()? else { continue };
         match Signal::try_from(info.ssi_signo.cast_signed()) {
@@ -340,6 +342,10 @@ fn clean_up(others: &[u32]) -> io::Result<()> {
     let deadline = Instant::now() + CLEAN_UP;
     loop {
         reap(getpid())?;
+        // By far the most often: to ask for the list takes longer.
+        if waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD) {
+            return Ok(());
+        }
         let mut children = proc::children(getpid().as_raw().cast_unsigned());
         children.retain(|child| !others.contains(child));
         let Some(&first) = children.first() else { return Ok(()) };

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -28,8 +29,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where this process is.
+    /// Where this process is: looked at once, since a process stays there.
     pub fn here() -> Self {
+        static HERE: OnceLock<Place> = OnceLock::new();
+        HERE.get_or_init(Self::look).clone()
+    }
+
+    fn look() -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.chars().filter(char::is_ascii_hexdigit).take(BOOT_DIGITS).collect();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();

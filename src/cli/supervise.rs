@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hsup_drivers::guardian::{self, Guardian};
 use hsup_drivers::native::Zygote;
-use hsup_drivers::{Stdio, ledger};
+use hsup_drivers::{Stdio, ledger, sys};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::Signal;
 use tokio::sync::{Notify, oneshot, watch};
@@ -25,7 +25,7 @@ use crate::diagnostics::Ring;
 use crate::dyno::Policy;
 use crate::formation::{FormationHandle, LOGS_STAY, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
 use crate::logs::Console;
-use crate::model::{Action, AppName, Bind, ConfigVars, Startup};
+use crate::model::{Action, AppName, Bind, ConfigVars, Release, Startup};
 use crate::slug::{Limits, SlugUrls, Slugs};
 use crate::sources::control_dir::ControlDir;
 use crate::sources::heroku_api::{Client, HerokuApi, Patience};
@@ -38,6 +38,10 @@ use crate::stderr::Stderr;
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// How long after a release has become live hsup lets go of the memory that it took to get there. No event tells that
+/// all is calm; what is needed again comes back by itself, so that the time does not matter much.
+const CALM: Duration = Duration::from_secs(1);
+
 /// Supervises dynos until they, or a signal, end it; gives the exit code of the process.
 pub fn supervise(config: Config) -> process::ExitCode {
     // Whatever hsup knows, the token and every config var, must not be in a core, nor in /proc for a dyno of the
@@ -45,6 +49,7 @@ pub fn supervise(config: Config) -> process::ExitCode {
     if let Err(error) = set_dumpable(false).map_err(io::Error::from) {
         return Fatal::system("keep memory out of cores")(error).report();
     }
+    sys::share_allocator();
     // Before everything else: the guardian forks, which a process with threads cannot.
     let guardian = Guardian::enter().map_err(Fatal::system("divide into guardian and supervisor"));
     let (guardian, signals) = match guardian {
@@ -143,6 +148,7 @@ async fn supervise_all(
     let mut tasks = JoinSet::new();
     let live = supervisor.live();
     let (formation, supervising) = supervisor.start(newest, shutdowns);
+    tasks.spawn(slim(live.clone()));
     let link = Link { releases, live, reread: Arc::clone(&reread) };
     let given_up = follow(&mut tasks, source.releases, link);
     let (close_socket, served) = serve(&mut tasks, socket, formation);
@@ -170,6 +176,15 @@ async fn supervise_all(
         Ok(Outcome::NotPrepared) => Ok(ExitCode::ReleaseInvalid.number()),
         Err(GaveUp::Unreadable(error)) => Err(Fatal::new(ExitCode::NoSource, error.as_ref())),
         Err(GaveUp::Invalid(error)) => Err(Fatal::new(ExitCode::ReleaseInvalid, error.as_ref())),
+    }
+}
+
+/// Keeps hsup small: after each release it lets go of what only the way there has needed.
+async fn slim(mut live: watch::Receiver<Option<Arc<Release>>>) {
+    while live.changed().await.is_ok() {
+        tokio::time::sleep(CALM).await;
+        sys::release_free_memory();
+        sys::forget_code();
     }
 }
 

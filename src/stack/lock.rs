@@ -37,16 +37,10 @@ impl StackLock {
     /// # Errors
     /// When the file cannot be made.
     pub(super) async fn take(dir: &Path, id: &StackId) -> Result<Self, StackError> {
-        let path = dir.join(format!(".lock-{id}"));
         let mut told = false;
         loop {
-            let file = path.clone();
-            let tried = blocking(move |_| try_lock(&file)).await;
-            match tried.map_err(|source| StackError::Folder {
-                operation: "lock",
-                path: path.clone(),
-                source,
-            })? {
+            let (dir, of) = (dir.to_owned(), id.clone());
+            match blocking(move |_| Self::try_take(&dir, &of)).await? {
                 Some(lock) => return Ok(lock),
                 None if !told => {
                     tracing::info!("waiting for another hsup that is at work on stack {id}");
@@ -56,6 +50,15 @@ impl StackLock {
             }
             tokio::time::sleep(TRY_EVERY).await;
         }
+    }
+
+    /// Takes the lock if nobody has it. Blocks for the length of some file operations.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub(super) fn try_take(dir: &Path, id: &StackId) -> Result<Option<Self>, StackError> {
+        let path = dir.join(format!(".lock-{id}"));
+        try_lock(&path).map_err(|source| StackError::Folder { operation: "lock", path, source })
     }
 }
 

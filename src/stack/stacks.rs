@@ -105,35 +105,41 @@ impl Stacks {
     /// # Errors
     /// When there is no such stack, or it cannot be had or mounted.
     pub async fn prepare(&self, name: Option<&StackName>) -> Result<Stack, StackError> {
-        self.open().await?;
-        let id = match self.choose(name).await? {
-            Some(id) => id,
-            None => {
+        let id = match self.at_once(name).await? {
+            AtOnce::Ready(stack) => {
+                tell_choice(name, &stack.id);
+                return Ok(stack);
+            }
+            AtOnce::Busy(id) => id,
+            AtOnce::Missing => {
                 let offer = self.offer(name, Freshness::Daily).await?;
                 self.install_offer(&offer).await?;
                 offer.id
             }
         };
-        if name.is_none() {
-            tracing::info!("the release names no stack; using {id}");
-        }
+        tell_choice(name, &id);
         self.ready(id).await
+    }
+
+    /// All that there is to do for a stack that is here and that nobody is at work on, with one blocking thread: each
+    /// further one would be some tenth of a millisecond that a dyno waits for.
+    async fn at_once(&self, name: Option<&StackName>) -> Result<AtOnce, StackError> {
+        let (staging, folder, name) = (self.staging.clone(), self.folder.clone(), name.cloned());
+        blocking(move |_| {
+            staging.open()?;
+            let Some(id) = choose(&folder, name.as_ref())? else { return Ok(AtOnce::Missing) };
+            match StackLock::try_take(folder.dir(), &id)? {
+                Some(lock) => make_ready(&folder, id, lock).map(AtOnce::Ready),
+                None => Ok(AtOnce::Busy(id)),
+            }
+        })
+        .await
     }
 
     /// Makes the folder, and removes what dead runs left in it.
     pub(super) async fn open(&self) -> Result<(), StackError> {
         let staging = self.staging.clone();
         Ok(blocking(move |_| staging.open()).await?)
-    }
-
-    /// The stack of this host that a release means.
-    async fn choose(&self, name: Option<&StackName>) -> Result<Option<StackId>, StackError> {
-        let (folder, name) = (self.folder.clone(), name.cloned());
-        blocking(move |_| {
-            let states = folder.states()?;
-            name.map_or_else(|| only(&states), |name| Ok(newest(states.keys(), &name).cloned()))
-        })
-        .await
     }
 
     /// The stack of the manifest that is meant.
@@ -157,23 +163,45 @@ impl Stacks {
     async fn ready(&self, id: StackId) -> Result<Stack, StackError> {
         let lock = StackLock::take(self.folder.dir(), &id).await?;
         let folder = self.folder.clone();
-        blocking(move |_| {
-            let root = folder.root(&id);
-            match folder.state(&id)? {
-                None => return Err(StackError::NotHere { id }),
-                Some(State::Directory | State::Image { mounted: true }) => {}
-                Some(State::Image { mounted: false }) => mount_stack(&folder, &id, &root)?,
-            }
-            let in_use = hold(&root, FlockArg::LockSharedNonblock).map_err(|source| StackError::Folder {
-                operation: "hold",
-                path: root.clone(),
-                source,
-            })?;
-            drop(lock);
-            Ok(Stack { id, root, _in_use: in_use })
-        })
-        .await
+        blocking(move |_| make_ready(&folder, id, lock)).await
     }
+}
+
+/// How far a stack is ready without waiting for anybody.
+enum AtOnce {
+    Ready(Stack),
+    /// It is here, and somebody is at work on it.
+    Busy(StackId),
+    Missing,
+}
+
+fn tell_choice(name: Option<&StackName>, id: &StackId) {
+    if name.is_none() {
+        tracing::info!("the release names no stack; using {id}");
+    }
+}
+
+/// The stack of this host that a release means.
+fn choose(folder: &Folder, name: Option<&StackName>) -> Result<Option<StackId>, StackError> {
+    let states = folder.states()?;
+    name.map_or_else(|| only(&states), |name| Ok(newest(states.keys(), name).cloned()))
+}
+
+/// Mounts a stack, where that is needed, and takes hold of it.
+fn make_ready(folder: &Folder, id: StackId, lock: StackLock) -> Result<Stack, StackError> {
+    let root = folder.root(&id);
+    match folder.state(&id)? {
+        None => return Err(StackError::NotHere { id }),
+        Some(State::Directory | State::Image { mounted: true }) => {}
+        Some(State::Image { mounted: false }) => mount_stack(folder, &id, &root)?,
+    }
+    let in_use = hold(&root, FlockArg::LockSharedNonblock).map_err(|source| StackError::Folder {
+        operation: "hold",
+        path: root.clone(),
+        source,
+    })?;
+    drop(lock);
+    Ok(Stack { id, root, _in_use: in_use })
 }
 
 /// Says that a stack is in use, or makes sure that it is not. The lock is one of the directory itself, so that it

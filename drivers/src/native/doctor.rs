@@ -9,14 +9,13 @@ use super::network::{self, Obstacle, nft};
 use super::network_users::Users;
 use super::reconcile::{self, Finding, State, What};
 use super::undo::{Fault, Seen, Undo, Undone};
-use crate::Limits;
 
 /// Where the places of runs are, below the state dir.
 pub(super) const DYNOS: &str = "native/dynos";
 
 /// Looks for what is left, and changes nothing.
 pub fn look(state_dir: &Path) -> Vec<Finding> {
-    let mut findings = reconcile::look(state_dir, &OfHost { state_dir: state_dir.to_owned() });
+    let mut findings = reconcile::look(state_dir, &OfHost { state_dir, hierarchies: None });
     findings.extend(filter(false));
     findings
 }
@@ -36,7 +35,7 @@ pub fn hints() -> Vec<Obstacle> {
 
 /// Undoes what is left.
 pub fn mend(state_dir: &Path) -> Vec<Finding> {
-    let mut findings = reconcile::mend(state_dir, &OfHost { state_dir: state_dir.to_owned() });
+    let mut findings = reconcile::mend(state_dir, &OfHost { state_dir, hierarchies: None });
     findings.extend(filter(true));
     findings
 }
@@ -63,9 +62,9 @@ fn filter(mend: bool) -> Option<Finding> {
 }
 
 /// Undoes what is left, at the start of an hsup, and logs it.
-pub(super) fn mend_and_tell(state_dir: &Path) {
+pub(super) fn mend_and_tell(state_dir: &Path, hierarchies: &Hierarchies) {
     let mut mended = 0;
-    for finding in reconcile::mend(state_dir, &OfHost { state_dir: state_dir.to_owned() }) {
+    for finding in reconcile::mend(state_dir, &OfHost { state_dir, hierarchies: Some(hierarchies) }) {
         match &finding.state {
             State::Mended => mended += 1,
             State::Found | State::Kept(_) => tracing::error!("{finding}"),
@@ -77,11 +76,13 @@ pub(super) fn mend_and_tell(state_dir: &Path) {
 }
 
 /// The real things.
-struct OfHost {
-    state_dir: PathBuf,
+struct OfHost<'a> {
+    state_dir: &'a Path,
+    /// Where it is known already.
+    hierarchies: Option<&'a Hierarchies>,
 }
 
-impl Undo for OfHost {
+impl Undo for OfHost<'_> {
     fn remove_cgroup(&self, cgroup: &Path) -> Undone {
         if !cgroup.exists() {
             return Ok(false);
@@ -99,21 +100,19 @@ impl Undo for OfHost {
     }
 
     fn cgroups(&self) -> Result<Vec<Seen<PathBuf>>, Fault> {
-        let hierarchies = Hierarchies::detect(&Host::read()?);
+        let detected;
+        let hierarchies = match self.hierarchies {
+            Some(known) => known,
+            None => {
+                detected = Hierarchies::detect(&Host::read()?);
+                &detected
+            }
+        };
         // Each limit has a hierarchy of its own, where the host has those.
-        let limits = [
-            Limits::default(),
-            Limits { memory_bytes: Some(u64::MAX), ..Limits::default() },
-            Limits { cpu_millis: Some(u32::MAX), ..Limits::default() },
-            Limits { pids: Some(u32::MAX), ..Limits::default() },
-            Limits { io_weight: Some(1), ..Limits::default() },
-        ];
-        let places = limits.iter().filter_map(|limits| hierarchies.plan("any", limits).ok()).flatten();
-        let mut parents: Vec<PathBuf> =
-            places.filter_map(|place| place.parent().map(Path::to_owned)).collect();
-        parents.sort();
-        parents.dedup();
-        Ok(parents.iter().flat_map(|parent| of_runs(parent)).collect())
+        let mut bases = hierarchies.bases();
+        bases.sort_unstable();
+        bases.dedup();
+        Ok(bases.into_iter().flat_map(of_runs).collect())
     }
 
     /// None: a link does not tell whose it is, and goes with the namespace of its dyno.

@@ -15,10 +15,11 @@ use super::cgroup::{Hierarchies, Host};
 use super::claims::Claims;
 use super::doctor;
 use super::error::NativeError;
+use super::files;
 use super::in_root::{make_place, within};
 use super::ledger::Ledger;
 use super::network::{Allow, Block, ExtraInterface, Routes};
-use super::protocol::BindMount;
+use super::protocol::{BindMount, Scratch};
 use super::run::NativeRun;
 use super::start::Starter;
 use super::uplink::Uplink;
@@ -68,16 +69,21 @@ impl Native {
         guardian: Arc<Guardian>,
         settings: NativeSettings,
     ) -> Result<Self, NativeError> {
-        // First, since it goes on beside the rest.
-        let uplink = Uplink::begin()?;
-        doctor::mend_and_tell(&settings.state_dir);
+        let uplink = Uplink::join()?;
         let mut cgroups = Hierarchies::detect(&Host::read()?);
+        doctor::mend_and_tell(&settings.state_dir, &cgroups);
         cgroups.prepare()?;
+        let scratch = Scratch::of(&settings.state_dir);
+        for dir in [&scratch.etc, &scratch.app] {
+            files::make_dir(dir).map_err(|source| NativeError::Scratch { path: dir.clone(), source })?;
+        }
         let claims = Claims::open(&settings.state_dir)?;
         claims.begin_at(turn(&settings.uids));
         let zygote = Arc::new(zygote);
         let mut keeper = JoinSet::new();
         keeper.spawn(Arc::clone(&zygote).keep());
+        // Last, so that it does not take the processor from the rest.
+        uplink.begin();
         let starter = Starter {
             guardian,
             zygote,
@@ -88,6 +94,7 @@ impl Native {
             uplink,
             copies: AtomicBool::new(false),
             mixed: AtomicBool::new(false),
+            scratch,
             settings,
         };
         Ok(Self { starter: Arc::new(starter), _keeper: keeper })

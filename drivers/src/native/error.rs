@@ -1,6 +1,7 @@
 //! Why the native driver cannot be used at all.
 
 use std::io;
+use std::path::PathBuf;
 
 use super::cgroup::CgroupError;
 use super::claims::ClaimError;
@@ -29,9 +30,11 @@ pub enum NativeError {
         /// Why.
         source: io::Error,
     },
-    /// No thread.
-    #[error("failed to start the thread that sets up the network")]
-    Thread {
+    /// The places of layers.
+    #[error("failed to create {}", path.display())]
+    Scratch {
+        /// Which.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },

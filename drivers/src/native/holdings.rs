@@ -54,6 +54,17 @@ enum Try {
 }
 
 impl Holdings {
+    /// What removes the files that nobody uses once the dyno's processes are gone. Whatever it cannot remove is left to
+    /// [`Waiting::give_back`].
+    pub(super) fn file_removal(&self) -> impl FnOnce() + Send + use<> {
+        let (state_dir, dirs) = (self.state_dir.clone(), self.dirs.clone());
+        move || {
+            for dir in dirs {
+                let _tried_again = remove_below(&state_dir, &dir);
+            }
+        }
+    }
+
     /// Gives it all back, or nothing of the books if there is no descriptor left for the rest.
     fn try_give_back(self, attempt: Try) -> Option<Self> {
         let mut faults: Vec<(&str, Box<dyn Error>)> = Vec::new();

@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -32,6 +32,8 @@ pub(super) struct StartRequest {
     pub(super) uid: u32,
     /// The root of the stack image.
     pub(super) root: PathBuf,
+    /// Where on the host init puts what nobody else sees.
+    pub(super) scratch: Scratch,
     /// What is at `/app`.
     pub(super) app: AppDir,
     /// Paths of the host that the dyno sees.
@@ -54,6 +56,22 @@ pub(super) struct StartRequest {
     pub(super) into_cgroup: bool,
     /// What the dyno's end of its network is to be.
     pub(super) network: InsideNetwork,
+}
+
+/// Empty directories of the host. In its own mount namespace each init mounts the lower layers of `/etc` and `/app`
+/// on them, which go with the root of the host: to take one down by itself has the kernel wait for all processors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Scratch {
+    pub(super) etc: PathBuf,
+    pub(super) app: PathBuf,
+}
+
+impl Scratch {
+    /// Those of a state dir.
+    pub(super) fn of(state_dir: &Path) -> Self {
+        let dir = state_dir.join("native/scratch");
+        Self { etc: dir.join("etc"), app: dir.join("app") }
+    }
 }
 
 /// What the dyno's end of its network is to be.

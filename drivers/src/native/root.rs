@@ -57,9 +57,8 @@ pub(super) fn build(
     change(Path::new("/"), MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
     // Read-only at once: what is made for a dyno may not come to be in the stack image, which all share.
     bind(root, root, MsFlags::MS_RDONLY | PLAIN)?;
-    // Before `/proc`, where a file system that nobody will see is put for a moment.
-    etc(root, &request.etc)?;
-    app(root, &request.app, request.uid, userns)?;
+    etc(root, &request.scratch.etc, &request.etc)?;
+    app(root, &request.scratch.app, &request.app, request.uid, userns)?;
     let tmp = format!("mode=1777,size={}", request.tmp_bytes);
     for place in ["tmp", "var/tmp"] {
         fresh("tmpfs", &at(root, place)?, PLAIN, &tmp)?;
@@ -89,60 +88,51 @@ pub(super) fn enter(root: &Path) -> Result<(), Failure> {
 }
 
 /// `/etc`: the stack image's, under files of the dyno's own.
-fn etc(root: &Path, files: &[(String, String)]) -> Result<(), Failure> {
-    let (scratch, etc) = (at(root, "proc")?, at(root, "etc")?);
-    fresh("tmpfs", &scratch, PLAIN, "mode=755,size=1m")?;
+fn etc(root: &Path, scratch: &Path, files: &[(String, String)]) -> Result<(), Failure> {
+    let etc = at(root, "etc")?;
+    fresh("tmpfs", scratch, PLAIN, "mode=755,size=1m")?;
     for (name, content) in files {
         let path = scratch.join(name);
         let written = fs::write(&path, content)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)));
         written.map_err(Failure::io(format!("write /etc/{name}")))?;
     }
-    let layers = format!("lowerdir={}:{}", option(&scratch), option(&etc));
+    let layers = format!("lowerdir={}:{}", option(scratch), option(&etc));
     mount(Some("hsup-etc"), &etc, Some("overlay"), PLAIN | MsFlags::MS_RDONLY, Some(layers.as_str()))
-        .map_err(Failure::step(format!("mount the layers of {}", etc.display())))?;
-    // The layers stay; only their place goes.
-    umount2(&scratch, MntFlags::MNT_DETACH).map_err(Failure::step("let go of the layer of /etc"))
+        .map_err(Failure::step(format!("mount the layers of {}", etc.display())))
 }
 
-fn app(root: &Path, app: &AppDir, uid: u32, userns: Option<&OwnedFd>) -> Result<(), Failure> {
+fn app(root: &Path, scratch: &Path, app: &AppDir, uid: u32, userns: Option<&OwnedFd>) -> Result<(), Failure> {
     let place = at(root, "app")?;
     match app {
         AppDir::Empty => fresh("tmpfs", &place, PLAIN, &format!("mode=755,uid={uid},gid={uid}")),
         AppDir::Own(dir) => bind(dir, &place, PLAIN),
         AppDir::Layers { lower, owner: _, upper, work } => {
-            let scratch = at(root, "proc")?;
             let shown = match userns {
-                Some(userns) => owned_by_dyno(lower, userns, &scratch)?,
-                None => lower.clone(),
+                Some(userns) => owned_by_dyno(lower, userns, scratch)?,
+                None => lower,
             };
             chown(upper, Some(uid), Some(uid)).map_err(Failure::io("own the layer of /app"))?;
             // Volatile: what a dyno writes is gone with it, and need not be on disk. Else the end of the mount, and
             // each fsync of an app, would wait for all that anybody has written to the host's disk.
-            let (lower, upper, work) = (option(&shown), option(upper), option(work));
+            let (lower, upper, work) = (option(shown), option(upper), option(work));
             let layers = format!("volatile,lowerdir={lower},upperdir={upper},workdir={work}");
             mount(Some("hsup-app"), &place, Some("overlay"), PLAIN, Some(layers.as_str()))
                 .map_err(io::Error::from)
-                .map_err(Failure::sharing(format!("mount the layers of /app at {}", place.display())))?;
-            if shown == scratch {
-                // The layer stays; only its place goes.
-                umount2(&scratch, MntFlags::MNT_DETACH)
-                    .map_err(Failure::step("let go of the layer of /app"))?;
-            }
-            Ok(())
+                .map_err(Failure::sharing(format!("mount the layers of /app at {}", place.display())))
         }
     }
 }
 
-/// Mounts the shared files with the dyno as their owner, at a place where they are for a moment.
-fn owned_by_dyno(lower: &Path, userns: &OwnedFd, place: &Path) -> Result<PathBuf, Failure> {
+/// Mounts the shared files with the dyno as their owner.
+fn owned_by_dyno<'a>(lower: &Path, userns: &OwnedFd, place: &'a Path) -> Result<&'a Path, Failure> {
     let step = |what: &str| Failure::sharing(format!("{what} {}", lower.display()));
     let path = c_string(lower.as_os_str().as_encoded_bytes())?;
     let mount = sys::clone_mount(&path).map_err(step("clone the mount of"))?;
     sys::idmap_mount(mount.as_fd(), userns.as_fd()).map_err(step("show the owners of"))?;
     let at = c_string(place.as_os_str().as_encoded_bytes())?;
     sys::attach_mount(mount.as_fd(), &at).map_err(step("attach the mount of"))?;
-    Ok(place.to_owned())
+    Ok(place)
 }
 
 /// `/dev`: what every program expects and nothing else.

@@ -16,11 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::{Cgroup, OomWatch};
+use super::holdings::{Holdings, Waiting};
 use super::protocol::{ExitText, Order, Report, hear, say};
 use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError, sys};
-
-/// What is to be undone when a run is over. It may take a while, and is done where that disturbs nobody.
-pub(super) type Undo = Box<dyn FnOnce() + Send>;
 
 /// A run of a dyno.
 pub(super) struct NativeRun {
@@ -33,15 +31,18 @@ pub(super) struct NativeRun {
     output: Mutex<Option<Output>>,
     ended: Mutex<Option<MainExit>>,
     undo: tokio::sync::Mutex<Undoing>,
+    waiting: Arc<Waiting>,
     cgroup: Option<Arc<Cgroup>>,
     /// Wakes when the dyno has used up its memory, where that has a limit.
     memory: Option<Memory>,
     out_of_memory: AtomicBool,
 }
 
-/// How far what was made for a run has been undone.
+/// How far what was made for a run has been undone. It may take a while, and is done where that disturbs nobody.
 enum Undoing {
-    NotYet(Undo),
+    NotYet(Holdings),
+    /// What needs no word from the kernel that init is gone.
+    Clearing(Holdings, JoinHandle<()>),
     Going(JoinHandle<()>),
     Done,
 }
@@ -74,8 +75,9 @@ pub(super) struct Started {
     pub(super) pidfd: OwnedFd,
     pub(super) control: OwnedFd,
     pub(super) output: Option<Output>,
-    pub(super) cgroup: Option<Arc<Cgroup>>,
-    pub(super) undo: Undo,
+    pub(super) holdings: Holdings,
+    /// To whom they are given back.
+    pub(super) waiting: Arc<Waiting>,
 }
 
 impl NativeRun {
@@ -84,7 +86,8 @@ impl NativeRun {
     /// # Errors
     /// If the runtime cannot watch it.
     pub(super) fn new(started: Started) -> io::Result<Arc<Self>> {
-        let Started { dyno, address, init, main, pidfd, control, output, cgroup, undo } = started;
+        let Started { dyno, address, init, main, pidfd, control, output, holdings, waiting } = started;
+        let cgroup = holdings.cgroup.clone();
         let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, &dyno));
         let watch = || {
             fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -95,7 +98,7 @@ impl NativeRun {
             Err(error) => {
                 // The control socket is closed by now, which ends init.
                 let _reaped = waitpid(Pid::from_raw(init.cast_signed()), None);
-                undo();
+                waiting.give_back(holdings);
                 return Err(error);
             }
         };
@@ -108,7 +111,8 @@ impl NativeRun {
             control,
             output: Mutex::new(output),
             ended: Mutex::default(),
-            undo: tokio::sync::Mutex::new(Undoing::NotYet(undo)),
+            undo: tokio::sync::Mutex::new(Undoing::NotYet(holdings)),
+            waiting,
             cgroup,
             memory,
             out_of_memory: AtomicBool::new(false),
@@ -149,6 +153,19 @@ impl NativeRun {
         }
     }
 
+    /// Begins to remove the files of a dyno that has no process left but its init, which ends as well: the kernel takes
+    /// its time for that.
+    async fn clear(&self) {
+        let mut undo = self.undo.lock().await;
+        *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
+            Undoing::NotYet(holdings) => {
+                let remove = holdings.file_removal();
+                Undoing::Clearing(holdings, tokio::task::spawn_blocking(remove))
+            }
+            begun @ (Undoing::Clearing(..) | Undoing::Going(_) | Undoing::Done) => begun,
+        };
+    }
+
     /// Waits for init to be gone, with every process below it, and undoes what was made for the run. Cancel safe: who
     /// calls it again waits for what was begun.
     async fn over(&self) {
@@ -156,10 +173,15 @@ impl NativeRun {
             tracing::error!(dyno = self.dyno, %error, "cannot wait for the init of a dyno");
         }
         let mut undo = self.undo.lock().await;
+        if let Undoing::Clearing(_, removal) = &mut *undo {
+            // What it has not removed is tried again.
+            let _ended = removal.await;
+        }
         *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
-            Undoing::NotYet(work) => {
+            Undoing::NotYet(holdings) | Undoing::Clearing(holdings, _) => {
                 self.reap();
-                Undoing::Going(tokio::task::spawn_blocking(work))
+                let waiting = Arc::clone(&self.waiting);
+                Undoing::Going(tokio::task::spawn_blocking(move || waiting.give_back(holdings)))
             }
             going @ Undoing::Going(_) => going,
             Undoing::Done => Undoing::Done,
@@ -241,6 +263,7 @@ impl Run for NativeRun {
         Box::pin(async {
             let ended = self.reported().await;
             if ended.alone {
+                self.clear().await;
                 self.over().await;
             }
             ended

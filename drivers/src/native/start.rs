@@ -20,9 +20,11 @@ use super::holdings::{Holdings, Waiting};
 use super::in_root;
 use super::ledger::{Init, Ledger, Record};
 use super::network::{HostLink, Subnet, connect, connect_extra};
-use super::protocol::{AppDir, Failure, InsideNetwork, Order, Report, StartRequest, StdioKind, hear, say};
+use super::protocol::{
+    AppDir, Failure, InsideNetwork, Order, Report, Scratch, StartRequest, StdioKind, hear, say,
+};
 use super::run::Started;
-use super::uplink::Uplink;
+use super::uplink::{Filter, Uplink};
 use super::wires::{Wires, wires};
 use super::zygotes::Zygote;
 use crate::command::shell_line;
@@ -43,6 +45,7 @@ pub(super) struct Starter {
     pub(super) guardian: Arc<Guardian>,
     pub(super) zygote: Arc<Zygote>,
     pub(super) settings: NativeSettings,
+    pub(super) scratch: Scratch,
     pub(super) claims: Claims,
     pub(super) ledger: Ledger,
     pub(super) waiting: Arc<Waiting>,
@@ -110,10 +113,9 @@ impl Starter {
         let cloned = self.clone_and_connect(spec, &mut holdings, subnet, stdio, fds, &control);
         match cloned {
             Ok(Cloned { init, pidfd, main }) => {
-                let (address, cgroup) = (subnet.dyno(), holdings.cgroup.clone());
-                let (dyno, waiting) = (spec.name.clone(), Arc::clone(&self.waiting));
-                let undo = Box::new(move || waiting.give_back(holdings));
-                Ok(Started { dyno, address, init, main, pidfd, control, output, cgroup, undo })
+                self.tidy_layers(spec, &holdings);
+                let (dyno, address, waiting) = (spec.name.clone(), subnet.dyno(), Arc::clone(&self.waiting));
+                Ok(Started { dyno, address, init, main, pidfd, control, output, holdings, waiting })
             }
             Err(failed) => {
                 self.waiting.give_back(holdings);
@@ -201,6 +203,19 @@ impl Starter {
         self.copies.load(Ordering::Relaxed) || self.mixed.load(Ordering::Relaxed)
     }
 
+    /// Removes the marks that the kernel has left on disk for whoever would mount a volatile layer again, which nobody
+    /// does. It is time that the end of the dyno need not take.
+    fn tidy_layers(&self, spec: &DynoSpec, holdings: &Holdings) {
+        let layered = self.shared(spec).is_some() && !self.copies();
+        if let Some(dir) = holdings.dirs.first().filter(|_| layered) {
+            let marks = dir.join("work/work/incompat");
+            // What stays goes with the rest.
+            let _removed = fs::remove_file(marks.join("volatile/dirty"))
+                .and_then(|()| fs::remove_dir(marks.join("volatile")))
+                .and_then(|()| fs::remove_dir(marks));
+        }
+    }
+
     /// The folder whose files are at `/app`.
     fn shared<'a>(&'a self, spec: &'a DynoSpec) -> Option<&'a Path> {
         spec.built.app_dir.as_deref().or(self.settings.app_dir.as_deref())
@@ -224,10 +239,10 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd) = self.zygote.start(&request, &fds)?;
+        let (init, pidfd, filter) = self.zygote.start(&request, &fds, || self.uplink.filter())?;
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = self.connect_init(holdings, subnet, init, control);
+        let ready = self.connect_init(holdings, subnet, init, filter, control);
         match ready.map_err(Failed::from).and_then(|()| self.hear_of_main(spec, control)) {
             // By the time that this is looked for it may be gone.
             Ok(main) => Ok(Cloned { init, pidfd, main: process::child_by_inner_pid(init, main) }),
@@ -249,6 +264,7 @@ impl Starter {
         holdings: &mut Holdings,
         subnet: Subnet,
         init: u32,
+        filter: Filter,
         control: &OwnedFd,
     ) -> Result<(), StartError> {
         if let Some(of) = Init::of(init) {
@@ -268,7 +284,7 @@ impl Starter {
                 connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
             self.uplink.note_extra(kind);
         }
-        self.uplink.wait_until_ready().map_err(step("set up the packet filter"))?;
+        filter.wait().map_err(step("set up the packet filter"))?;
         say(control.as_fd(), &Order::GoOn).map_err(step("tell init of the network"))
     }
 
@@ -336,6 +352,7 @@ impl Starter {
             hostname,
             uid,
             root,
+            scratch: self.scratch.clone(),
             app,
             binds: self.settings.binds.clone(),
             tmp_bytes: TMP_BYTES,

@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, Once, PoisonError};
-use std::thread::JoinHandle;
 
 use super::error::NativeError;
 use super::network::{ExtraKind, NetworkError, forwarding, nft, resolver};
@@ -21,48 +21,59 @@ pub(super) struct Uplink {
     users: Mutex<Option<Users>>,
     host: String,
     systemd: Option<String>,
-    ready: Mutex<Ready>,
+    /// The first installation of the packet filter, for the first dyno.
+    begun: Mutex<Option<Receiver<Installed>>>,
     extra: Once,
 }
 
-enum Ready {
-    Installing(JoinHandle<Result<(), NetworkError>>),
-    ToBeSeen,
+type Installed = Result<(), NetworkError>;
+
+/// The packet filter, on its way.
+pub(super) enum Filter {
+    Seen(Installed),
+    Begun(Receiver<Installed>),
+}
+
+impl Filter {
+    /// Waits until packets are filtered.
+    pub(super) fn wait(self) -> Installed {
+        match self {
+            Self::Seen(installed) => installed,
+            Self::Begun(installed) => installed.recv().unwrap_or_else(|_| {
+                let step = "install the packet filter".into();
+                Err(NetworkError::NoAnswer { step })
+            }),
+        }
+    }
 }
 
 impl Uplink {
-    /// Begins to set it up, which goes on beside the caller: the kernel takes its time to change a packet filter.
-    pub(super) fn begin() -> Result<Self, NativeError> {
+    /// Joins those who use it.
+    pub(super) fn join() -> Result<Self, NativeError> {
         let users = Users::join().map_err(|source| NativeError::Network { source })?;
         let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let systemd = fs::read_to_string(SYSTEMD_RESOLV_CONF).ok();
-        let stub = resolver(&host, systemd.as_deref(), Ipv4Addr::UNSPECIFIED).stub;
-        let installing = std::thread::Builder::new().name("hsup-network".to_owned()).spawn(move || {
-            forwarding()?;
-            nft::install(stub)
+        let (users, begun) = (Mutex::new(Some(users)), Mutex::new(None));
+        Ok(Self { users, host, systemd, begun, extra: Once::new() })
+    }
+
+    /// Begins to install the packet filter, beside the caller: where one has been removed shortly before, the kernel
+    /// keeps whoever comes next waiting for some milliseconds. To be called within the runtime.
+    pub(super) fn begin(&self) {
+        let (done, installed) = mpsc::channel();
+        let stub = self.stub();
+        tokio::task::spawn_blocking(move || {
+            let _nobody_waits = done.send(install(stub));
         });
-        let ready = Ready::Installing(installing.map_err(|source| NativeError::Thread { source })?);
-        let (users, ready) = (Mutex::new(Some(users)), Mutex::new(ready));
-        Ok(Self { users, host, systemd, ready, extra: Once::new() })
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(installed);
     }
 
-    /// Waits until packets are filtered. The rules are looked at each time: others than hsup may have removed them
-    /// with all that the host has, as `nft flush ruleset` does.
-    pub(super) fn wait_until_ready(&self) -> Result<(), NetworkError> {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *ready, Ready::ToBeSeen) {
-            Ready::Installing(thread) => {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }
-            Ready::ToBeSeen => forwarding().and_then(|()| nft::install(self.stub())),
-        }
-    }
-
-    /// Waits for what was begun.
-    fn settle(&self) {
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ready::Installing(thread) = std::mem::replace(&mut *ready, Ready::ToBeSeen) {
-            let _installed = thread.join();
+    /// Looks at the packet filter, for each dyno: others than hsup may have removed it with all that the host has, as
+    /// `nft flush ruleset` does.
+    pub(super) fn filter(&self) -> Filter {
+        match self.begun.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(installed) => Filter::Begun(installed),
+            None => Filter::Seen(install(self.stub())),
         }
     }
 
@@ -87,10 +98,18 @@ impl Uplink {
     }
 }
 
+/// Has the host pass packets on, and filter them.
+fn install(stub: Option<Ipv4Addr>) -> Installed {
+    forwarding()?;
+    nft::install(stub)
+}
+
 impl Drop for Uplink {
     fn drop(&mut self) {
+        // What was begun ends first, or it would stay.
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _installed = begun.map(|installed| installed.recv());
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.settle();
         let Some(users) = users else { return };
         // Whoever comes next waits, and sets it up anew.
         let Some(_alone) = users.leave() else {

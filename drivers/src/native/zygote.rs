@@ -33,7 +33,7 @@ const NAMESPACES: libc::c_int =
 pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
     let filter = Filter::compile();
     // The first dyno finds this done: till there is one, the zygote has nothing else to do.
-    let mut spare = Spare { unmapped: Unmapped::begin().ok(), network: make_network()? };
+    let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: make_network()? };
     while let Some(received) = receive::<StartRequest>(&mut socket)? {
         let (request, fds) = match understood(received) {
             Ok(understood) => understood,
@@ -54,6 +54,10 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
                 init::run(&request, fds, links, userns.as_ref(), filter)
             }
             Err(failure) => send(&mut socket, &Answer::Failed(failure), &[])?,
+        }
+        // Nobody waits for this.
+        if let Some(unmapped) = spare.used_up.take() {
+            unmapped.end();
         }
     }
     Ok(())
@@ -93,9 +97,15 @@ fn clone_init<'a>(
     let cgroup = if request.into_cgroup { Some(next()?) } else { None };
     let userns = match &request.app {
         AppDir::Layers { owner, .. } if *owner != (request.uid, request.uid) => {
-            let of_spare = spare.unmapped.take().and_then(|unmapped| unmapped.map(*owner, request.uid).ok());
-            // The one that was kept may have been killed.
-            Some(of_spare.map_or_else(|| Unmapped::begin()?.map(*owner, request.uid), Ok)?)
+            let mut unmapped = spare.unmapped.take().map_or_else(Unmapped::begin, Ok)?;
+            let mut mapped = unmapped.map(*owner, request.uid);
+            if mapped.is_err() {
+                // The one that was kept may have been killed.
+                std::mem::replace(&mut unmapped, Unmapped::begin()?).end();
+                mapped = unmapped.map(*owner, request.uid);
+            }
+            spare.used_up = Some(unmapped);
+            Some(mapped?)
         }
         AppDir::Layers { .. } | AppDir::Empty | AppDir::Own(_) => None,
     };
@@ -116,6 +126,8 @@ fn clone_init<'a>(
 /// What takes the kernel longest and is the same for each dyno.
 struct Spare {
     unmapped: Option<Unmapped>,
+    /// One that has been mapped, and whose process is of no more use.
+    used_up: Option<Unmapped>,
     network: Option<OwnedFd>,
 }
 
@@ -183,21 +195,25 @@ impl Unmapped {
     }
 
     /// Maps one user to another, for files of the one to be shown as the other's. The namespace needs no process then.
-    fn map(self, (user, group): (u32, u32), uid: u32) -> Result<OwnedFd, Failure> {
-        let Self { process, ready } = self;
-        let there = nix::unistd::read(&ready, &mut [0]) == Ok(1);
+    fn map(&self, (user, group): (u32, u32), uid: u32) -> Result<OwnedFd, Failure> {
+        let process = self.process;
+        let there = nix::unistd::read(&self.ready, &mut [0]) == Ok(1);
         let written = [("uid_map", user), ("gid_map", group)].iter().try_for_each(|(file, owner)| {
             std::fs::write(format!("/proc/{process}/{file}"), format!("{owner} {uid} 1\n"))
         });
         let opened = written.and_then(|()| std::fs::File::open(format!("/proc/{process}/ns/user")));
-        let _gone = kill(process, Signal::SIGKILL);
-        let _reaped = waitpid(process, None);
         let what = "make a user namespace, to show the app's files as the dyno's,";
         if there {
             opened.map(OwnedFd::from).map_err(Failure::io(what))
         } else {
             Err(Failure::NotShared { what: what.to_owned(), errno: libc::EPERM })
         }
+    }
+
+    /// Ends its process. Only for the zygote, whose child that is.
+    fn end(self) {
+        let _gone = kill(self.process, Signal::SIGKILL);
+        let _reaped = waitpid(self.process, None);
     }
 }
 

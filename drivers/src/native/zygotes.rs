@@ -74,12 +74,13 @@ impl Zygote {
     }
 
     /// Has an init cloned; its pid, and its pidfd. The descriptors are the socket to hsup, input, output, errors
-    /// and, if the request says so, a cgroup.
-    pub(super) fn start(
+    /// and, if the request says so, a cgroup. The caller does something else meanwhile.
+    pub(super) fn start<T>(
         &self,
         request: &StartRequest,
         fds: &[OwnedFd],
-    ) -> Result<(u32, OwnedFd), StartError> {
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<(u32, OwnedFd, T), StartError> {
         let system = |operation| move |source| StartError::System { operation, source };
         let ask = system("ask the zygote, from which dynos are cloned, for a new one");
         let mut line = self.line();
@@ -88,13 +89,12 @@ impl Zygote {
             // A request that it has not had whole, it has not acted on: the next one may have it.
             line.replace().and_then(|()| send(&mut line.now.socket, request, &borrowed)).map_err(ask)?;
         }
+        let done = meanwhile();
         let unanswered = match receive::<Answer>(&mut line.now.socket) {
             Ok(Some(Received { message: Ok(answer), fds, all: _ })) => {
-                let init = answered(answer, fds);
-                if let Ok((pid, _)) = &init {
-                    line.remember(*pid);
-                }
-                return init;
+                let (pid, pidfd) = answered(answer, fds)?;
+                line.remember(pid);
+                return Ok((pid, pidfd, done));
             }
             Ok(Some(Received { message: Err(error), .. })) => error.into(),
             Ok(None) => io::ErrorKind::UnexpectedEof.into(),

@@ -12,6 +12,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::KillSignal;
 
+/// No page is smaller; on a host with larger ones `madvise` refuses what does not begin at one, and nothing is gained.
+const PAGE_BYTES: u64 = 4096;
+
 /// Forks a process that has one thread only.
 ///
 /// # Errors
@@ -33,6 +36,53 @@ pub fn release_free_memory() {
     // SAFETY: the call takes the allocator's own locks and touches nothing that is in use.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Unmaps the pages of this program's own file that nobody writes to: its code and constants. What is needed again
+/// comes back from the page cache when it is touched; what only start-up needed stays away, and does not count as
+/// memory of this process any more.
+pub fn forget_code() {
+    // SAFETY: the callback matches what the call expects, and the data that it hands on is not used.
+    unsafe { libc::dl_iterate_phdr(Some(forget_segments), ptr::null_mut()) };
+}
+
+/// The first object is the program itself: any other than zero ends the iteration there.
+unsafe extern "C" fn forget_segments(
+    object: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the C library hands over a valid object whose headers stay mapped and unchanged.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)))
+    };
+    let page = PAGE_BYTES;
+    for header in headers {
+        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+            continue;
+        }
+        let first = base + header.p_vaddr;
+        let start = first / page * page;
+        let length = (first + header.p_filesz).next_multiple_of(page) - start;
+        // SAFETY: a segment that is not writable is a private mapping of a file that has no pages of its own (what
+        // relocations change is in a writable segment), so that each page comes back as it was when it is touched.
+        unsafe {
+            let start = ptr::with_exposed_provenance_mut(start as usize);
+            libc::madvise(start, length as usize, libc::MADV_DONTNEED)
+        };
+    }
+    1
+}
+
+/// Has the allocator serve all threads from one place. By default each thread gets one of its own, which costs system
+/// calls when it starts and memory for as long as hsup runs; the threads of hsup allocate little.
+pub fn share_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call sets a number of the allocator's, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

@@ -207,8 +207,8 @@ impl Hierarchies {
         }
     }
 
-    /// The cgroups below which dynos go.
-    fn bases(&self) -> Vec<&Path> {
+    /// The cgroups below which dynos go, of which some may not be there.
+    pub fn bases(&self) -> Vec<&Path> {
         let v1 = self.places.iter().filter_map(|place| match place {
             Place::Below(base) => Some(base.as_path()),
             Place::Unified | Place::Nowhere(_) => None,
