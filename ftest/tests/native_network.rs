@@ -318,10 +318,14 @@ fn doctor_tells_what_keeps_dynos_from_the_world_outside() {
     room.release(&room.app().process("web", "exec sleep 600", 1));
     let outside = outside(&room);
     let world = serve(&outside, "10.9.0.1");
-    let doctor = || room.bare(["doctor"]).end();
+    // What else it finds may be of others, who share the cgroups of this host.
+    let hints = || {
+        let told = room.bare(["doctor"]).end().stdout;
+        told.lines().filter(|line| line.starts_with("hint: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
     let hsup = room.hsup(["start"]).up();
     hsup.wait_up("web.1");
-    assert_eq!(doctor().stdout, "nothing is left behind\n");
+    assert_eq!(hints(), Vec::<String>::new());
     // as Docker, firewalld and others do; the last one is of another hook, and the one before lets all through
     network(&room).sh("nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
          add chain ip filter OTHER { type filter hook forward priority 1; policy accept; }; \
@@ -329,10 +333,9 @@ fn doctor_tells_what_keeps_dynos_from_the_world_outside() {
     let ended = room.hsup(["-s", "none", "run", &try_connect("10.9.0.1", world)]).end();
     assert_eq!(ended.stdout, format!("no way to 10.9.0.1:{world}\n"), "{ended:?}");
     network(&room).sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
-    let told = doctor();
-    let hints: Vec<&str> = told.stdout.lines().filter(|line| line.starts_with("hint: ")).collect();
-    assert_eq!((told.code, hints.len()), (0, 2), "{told:?}");
-    assert!(hints[0].contains("net.ipv4.ip_forward") && hints[1].contains("ip filter FORWARD"), "{told:?}");
+    let told = hints();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("net.ipv4.ip_forward") && told[1].contains("ip filter FORWARD"), "{told:?}");
     let json: serde_json::Value =
         serde_json::from_str(&room.bare(["doctor", "--json"]).end().stdout).expect("it is JSON");
     assert_eq!(json["Hints"].as_array().map(Vec::len), Some(2), "{json}");
@@ -342,5 +345,5 @@ fn doctor_tells_what_keeps_dynos_from_the_world_outside() {
     assert_eq!(ended.stdout, "reached: 10.9.0.2\n", "{ended:?}");
     assert_eq!(hsup.stop().code, 0);
     // nobody wants to go anywhere
-    assert_eq!(doctor().stdout, "nothing is left behind\n");
+    assert_eq!(hints(), Vec::<String>::new());
 }

@@ -306,11 +306,12 @@ pub(super) fn say<T: Serialize>(socket: BorrowedFd<'_>, message: &T) -> io::Resu
 pub(super) fn hear<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<T>> {
     // A look at it first: the length of a message is known to its socket only.
     let length = heard(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
-    let mut body = vec![0; length];
-    match heard(socket, &mut body, MsgFlags::empty())? {
-        0 => Ok(None),
-        _ => Ok(Some(serde_json::from_slice(&body).map_err(io::Error::other)?)),
+    if length == 0 {
+        return Ok(None);
     }
+    let mut body = vec![0; length];
+    heard(socket, &mut body, MsgFlags::empty())?;
+    Ok(Some(serde_json::from_slice(&body).map_err(io::Error::other)?))
 }
 
 /// Reads from a socket; zero bytes at its end.
@@ -318,8 +319,8 @@ fn heard(socket: BorrowedFd<'_>, body: &mut [u8], flags: MsgFlags) -> io::Result
     loop {
         match nix::sys::socket::recv(socket.as_raw_fd(), body, flags) {
             Ok(length) => return Ok(length),
-            Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok(0),
+            // Who is at the other end has gone without having read all: it is told once, before what that has said last.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -358,7 +359,11 @@ mod tests {
             say(ours.as_fd(), report).unwrap();
             assert_eq!(hear::<Report>(theirs.as_fd()).unwrap().as_ref(), Some(report));
         }
+        // Its last words are heard though it has not read all that it was told.
+        say(theirs.as_fd(), &Order::GoOn).unwrap();
+        say(ours.as_fd(), &report).unwrap();
         drop(ours);
+        assert_eq!(hear::<Report>(theirs.as_fd()).unwrap(), Some(report));
         assert_eq!(hear::<Report>(theirs.as_fd()).unwrap(), None);
     }
 }
