@@ -22,8 +22,11 @@ run: build
 build:
 	$(CARGO) build
 
+# One static binary, at the address that it was linked for: there is no library to find and map, and nothing to
+# relocate, each time that it is started.
 release:
-	$(CARGO) build --release
+	$(CARGO) rustc --release --locked --package hsup --bin hsup -- \
+	    -C target-feature=+crt-static -C relocation-model=static
 
 test: setup lint doc unit ftest-simple ftest-abspath ftest-native
 

@@ -2,9 +2,9 @@
 //! the log and nothing else.
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,30 +22,33 @@ enum Item {
 pub struct Stderr {
     queue: SyncSender<Item>,
     dropped: Arc<AtomicU64>,
-    /// Whether anything has been said at all.
-    spoke: Arc<AtomicBool>,
+    /// What the thread is to do, until the first text has started it: many an hsup never says anything.
+    thread: Arc<Mutex<Option<Thread>>>,
 }
 
+type Thread = Box<dyn FnOnce() + Send>;
+
 impl Stderr {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// If there can be none.
-    pub fn start() -> io::Result<Self> {
+    /// A writer to hsup's standard error.
+    pub fn new() -> Self {
         Self::to(io::stderr())
     }
 
-    fn to(out: impl Write + Send + 'static) -> io::Result<Self> {
+    fn to(out: impl Write + Send + 'static) -> Self {
         let (queue, items) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
-        thread::Builder::new().name("stderr".to_owned()).spawn(move || write_all(&items, out, &counted))?;
-        Ok(Self { queue, dropped, spoke: Arc::default() })
+        let thread: Thread = Box::new(move || write_all(&items, out, &counted));
+        Self { queue, dropped, thread: Arc::new(Mutex::new(Some(thread))) }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<Thread>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until what has been said so far is written, for so long at the most.
     pub fn flush(&self, patience: Duration) {
-        if !self.spoke.load(Ordering::Relaxed) {
+        if self.thread().is_some() {
             return;
         }
         let (answer, written) = sync_channel(1);
@@ -74,9 +77,18 @@ fn write_all(items: &Receiver<Item>, mut out: impl Write, dropped: &AtomicU64) {
     }
 }
 
+impl Default for Stderr {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Write for Stderr {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.spoke.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread().take() {
+            // Where there can be none the text is lost: there is nobody who could be told.
+            let _started = thread::Builder::new().name("stderr".to_owned()).spawn(thread);
+        }
         if let Err(TrySendError::Full(_)) = self.queue.try_send(Item::Text(text.to_vec())) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -90,8 +102,6 @@ impl Write for Stderr {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     /// Lets a piece through for each permit, and keeps what came through.
@@ -113,7 +123,7 @@ mod tests {
     fn who_logs_never_waits_and_what_is_lost_is_counted() {
         let (permit, permits) = sync_channel::<()>(0);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let mut stderr = Stderr::to(Slow(Arc::new(Mutex::new(permits)), Arc::clone(&kept))).unwrap();
+        let mut stderr = Stderr::to(Slow(Arc::new(Mutex::new(permits)), Arc::clone(&kept)));
         for _ in 0..QUEUE + 100 {
             writeln!(stderr, "line").unwrap();
         }

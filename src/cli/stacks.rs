@@ -22,10 +22,7 @@ pub(super) const FOLDER: &str = "stacks";
 
 /// Does what a command says to the stacks of this host.
 pub fn stack(config: &Config, command: &StackCommand) -> process::ExitCode {
-    let stderr = match Stderr::start().map_err(Fatal::system("start the thread that writes the log")) {
-        Ok(stderr) => stderr,
-        Err(fatal) => return fatal.report(),
-    };
+    let stderr = Stderr::new();
     crate::log::init(&config.log, stderr.clone());
     let done = run(config, command);
     stderr.flush(DRAIN);

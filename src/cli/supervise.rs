@@ -60,10 +60,7 @@ pub fn supervise(config: Config) -> process::ExitCode {
         Ok(zygote) => zygote,
         Err(fatal) => return fatal.report(),
     };
-    let stderr = match Stderr::start().map_err(Fatal::system("start the thread that writes the log")) {
-        Ok(stderr) => stderr,
-        Err(fatal) => return fatal.report(),
-    };
+    let stderr = Stderr::new();
     let diagnostics =
         Diagnostics { ring: crate::log::init(&config.log, stderr.clone()), stderr: stderr.clone() };
     let ended = run(&config, Arc::new(guardian), zygote, signals, diagnostics);
@@ -136,7 +133,7 @@ async fn supervise_all(
         Action::Run(_) => Terminal::open().map_err(Fatal::system("open a terminal for the dyno"))?,
         Action::Start(_) | Action::Build => None,
     };
-    let (console, written) = Console::stdout().map_err(Fatal::system("start the console's thread"))?;
+    let (console, written) = Console::stdout();
     let stacks = Stacks::new(config.state_dir.join("stacks"), config.stack_manifest.clone());
     let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()), stacks);
     let settings = source.settings(config, terminal.as_ref());

@@ -30,7 +30,7 @@ impl Bench {
         let stacks = Stacks::new("/nonexistent".into(), None);
         let preparer =
             Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default(), None), stacks);
-        let (console, _written) = Console::stdout().unwrap();
+        let (console, _written) = Console::stdout();
         let (releases, newest) = watch::channel(None);
         let (shutdown, shutdowns) = watch::channel(Shutdown::No);
         let supervisor = Supervisor::new(settings, preparer, console);

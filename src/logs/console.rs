@@ -2,9 +2,10 @@
 //!
 //! One thread writes, so that a terminal that has been stopped holds up nothing but the dynos that print to it.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -23,11 +24,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 /// Where a dyno's lines go. Cheap to clone; a clone writes under the name it was made for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Console {
     batches: mpsc::Sender<Vec<u8>>,
+    /// What the thread is to do, until the first batch has started it: a one-off dyno has the output itself.
+    thread: Arc<Mutex<Option<Thread>>>,
     colour: bool,
     progress: Progress,
+}
+
+type Thread = Box<dyn FnOnce() + Send>;
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").field("colour", &self.colour).finish_non_exhaustive()
+    }
 }
 
 /// How many batches have been written.
@@ -61,20 +72,17 @@ impl Written {
 
 impl Console {
     /// A console on standard output, in colour if that is a terminal.
-    ///
-    /// # Errors
-    /// If no thread can be started.
-    pub fn stdout() -> io::Result<(Self, Written)> {
+    pub fn stdout() -> (Self, Written) {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Self::to(io::stdout(), colour)
     }
 
-    fn to(mut out: impl Write + Send + 'static, colour: bool) -> io::Result<(Self, Written)> {
+    fn to(mut out: impl Write + Send + 'static, colour: bool) -> (Self, Written) {
         let (batches, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         let (done, written) = oneshot::channel();
         let progress = Progress::default();
         let made = progress.clone();
-        thread::Builder::new().name("console".to_owned()).spawn(move || {
+        let thread: Thread = Box::new(move || {
             let mut broken = false;
             while let Some(batch) = queue.blocking_recv() {
                 // Dynos go on when nobody reads what they print.
@@ -85,8 +93,9 @@ impl Console {
                 made.0.fetch_add(1, Ordering::Relaxed);
             }
             let _nobody_waits = done.send(());
-        })?;
-        Ok((Self { batches, colour, progress: progress.clone() }, Written(written, progress)))
+        });
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        (Self { batches, thread, colour, progress: progress.clone() }, Written(written, progress))
     }
 
     /// What stands before each line of a dyno. `index` chooses the colour.
@@ -112,16 +121,22 @@ impl Console {
         false
     }
 
+    fn start(&self) {
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if let Err(error) = thread::Builder::new().name("console".to_owned()).spawn(thread) {
+            tracing::error!(%error, "cannot start the console's thread; the dynos' lines are not printed");
+        }
+    }
+
     /// Prints a batch of complete lines; waits while the terminal is behind.
     pub async fn print(&self, batch: Vec<u8>) {
+        self.start();
         let _gone_at_shutdown = self.batches.send(batch).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[derive(Clone, Default)]
@@ -140,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn everything_is_written_before_the_end() {
         let out = Shared::default();
-        let (console, written) = Console::to(out.clone(), false).unwrap();
+        let (console, written) = Console::to(out.clone(), false);
         for _ in 0..1000 {
             console.print(b"web.1 | line\n".to_vec()).await;
         }
@@ -160,7 +175,7 @@ mod tests {
                 Ok(())
             }
         }
-        let (console, written) = Console::to(Broken, true).unwrap();
+        let (console, written) = Console::to(Broken, true);
         assert_eq!(console.prefix("web.1", 6), b"\x1b[36mweb.1 |\x1b[0m ");
         for _ in 0..1000 {
             console.print(b"x\n".to_vec()).await;

@@ -81,13 +81,16 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(error) => return Err(failed(error)),
         };
-        let mounts = self.mounts().map_err(failed)?;
+        let names = entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+        let names = names.map_err(failed)?;
+        // Only images are mounted, and to read what is mounted takes longer than all of the rest.
+        let has_images = names.iter().any(|name| name.as_encoded_bytes().ends_with(IMAGE_SUFFIX.as_bytes()));
+        let mounts = if has_images { Some(self.mounts().map_err(failed)?) } else { None };
         let mut states = BTreeMap::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
+        for name in names {
             let id = name.to_str().map(|name| name.strip_suffix(IMAGE_SUFFIX).unwrap_or(name));
             let Some(id) = id.and_then(|name| name.parse::<StackId>().ok()) else { continue };
-            if let Some(state) = self.look(&id, &mounts) {
+            if let Some(state) = self.look(&id, mounts.as_ref()) {
                 states.insert(id, state);
             }
         }
@@ -104,12 +107,12 @@ impl Folder {
             path: self.dir.clone(),
             source,
         };
-        Ok(self.look(id, &self.mounts().map_err(failed)?))
+        let mounts = if self.image(id).exists() { Some(self.mounts().map_err(failed)?) } else { None };
+        Ok(self.look(id, mounts.as_ref()))
     }
 
-    fn look(&self, id: &StackId, mounts: &(PathBuf, Mounts)) -> Option<State> {
-        let (dir, mounts) = mounts;
-        if mounts.on(&dir.join(id.to_string())) {
+    fn look(&self, id: &StackId, mounts: Option<&(PathBuf, Mounts)>) -> Option<State> {
+        if mounts.is_some_and(|(dir, mounts)| mounts.on(&dir.join(id.to_string()))) {
             return Some(State::Image { mounted: true });
         }
         // a mount point whose image is not mounted is empty, and so is a directory that is just being made

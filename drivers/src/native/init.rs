@@ -56,9 +56,12 @@ pub(super) fn run(
             std::process::exit(if said.is_ok() { 0 } else { FAILED });
         }
     };
-    let ended = keep_to_kill()
-        .and_then(|()| say(control.as_fd(), &Report::Started { main: main.as_raw().cast_unsigned() }))
-        .and_then(|()| watch(main, control.as_fd()));
+    let started = Report::Started { main: main.as_raw().cast_unsigned() };
+    let ended = keep_to_kill().and_then(|()| say(control.as_fd(), &started)).and_then(|()| {
+        // What comes is sleep, beside each dyno.
+        sys::release_free_memory();
+        watch(main, control.as_fd())
+    });
     std::process::exit(if ended.is_ok() { 0 } else { FAILED });
 }
 
