@@ -67,10 +67,23 @@ pub struct DynoSpec {
 pub enum Stdio {
     /// No input; output and errors to pipes, handed out by [`Run::take_output`].
     Pipes,
+    /// hsup's own input; output and errors to pipes, handed out by [`Run::take_output`].
+    InputOnly,
     /// hsup's own input, output and errors.
     Inherit,
     /// A terminal, by the path of its device, which becomes the dyno's controlling terminal.
     Terminal(PathBuf),
+}
+
+impl Stdio {
+    /// The same, but with output that hsup can read. That of a terminal it reads at the terminal's other end.
+    #[must_use]
+    pub fn readable(self) -> Self {
+        match self {
+            Self::Inherit => Self::InputOnly,
+            other @ (Self::Pipes | Self::InputOnly | Self::Terminal(_)) => other,
+        }
+    }
 }
 
 /// The read ends of a dyno's pipes.
@@ -211,7 +224,7 @@ pub trait Run: Send + Sync {
     /// The address at which the dyno's port is to be reached.
     fn address(&self) -> IpAddr;
 
-    /// The read ends of the dyno's pipes, once; `None` when it was not started with [`Stdio::Pipes`].
+    /// The read ends of the dyno's pipes, once; `None` when it was not started with any.
     fn take_output(&self) -> Option<Output>;
 
     /// Signals every process of the run. To signal a run that is over does nothing.

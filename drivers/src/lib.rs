@@ -40,5 +40,5 @@ pub use driver::{
 };
 pub use exit::Exit;
 pub use explain::explain;
-pub use limits::{LimitError, Limits};
+pub use limits::{LimitError, Limits, parse_size};
 pub use simple::Simple;

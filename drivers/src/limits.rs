@@ -167,6 +167,11 @@ pub fn parse_memory(text: &str) -> Result<u64, LimitError> {
     if bytes < MIN_MEMORY_BYTES { Err(LimitError::LittleMemory { text: text.to_owned() }) } else { Ok(bytes) }
 }
 
+/// Reads an amount of bytes, for something else than a limit: `64MiB`; none where it is none or has no unit.
+pub fn parse_size(text: &str) -> Option<u64> {
+    parse_bytes("size", text).ok()
+}
+
 /// Reads an amount of swap: `1GiB`, or `0` for none.
 ///
 /// # Errors

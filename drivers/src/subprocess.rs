@@ -260,10 +260,15 @@ fn spawn(spec: &DynoSpec, program: &Program<'_>) -> Result<(Pid, Option<Output>)
         ))
     };
     match &spec.stdio {
-        Stdio::Pipes => {
-            let null = File::open("/dev/null").map_err(system("open /dev/null"))?;
+        Stdio::Pipes | Stdio::InputOnly => {
+            let input = match spec.stdio {
+                Stdio::Pipes => Some(File::open("/dev/null").map_err(system("open /dev/null"))?),
+                Stdio::InputOnly | Stdio::Inherit | Stdio::Terminal(_) => None,
+            };
+            let own = io::stdin();
+            let input = input.as_ref().map_or(own.as_fd(), AsFd::as_fd);
             let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
-            let pid = exec(program, SpawnStdio::Descriptors([null.as_fd(), out.as_fd(), err.as_fd()]))?;
+            let pid = exec(program, SpawnStdio::Descriptors([input, out.as_fd(), err.as_fd()]))?;
             Ok((pid, Some(Output { stdout, stderr })))
         }
         Stdio::Inherit => {

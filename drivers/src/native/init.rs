@@ -94,7 +94,7 @@ fn terminal(kind: StdioKind, input: &OwnedFd) -> Result<Option<PathBuf>, Failure
     let path = || fs::read_link(format!("/proc/self/fd/{}", input.as_raw_fd()));
     match kind {
         StdioKind::Terminal => path().map(Some).map_err(Failure::io("find the name of the terminal")),
-        StdioKind::Pipes | StdioKind::Inherited => Ok(None),
+        StdioKind::Pipes | StdioKind::InputOnly | StdioKind::Inherited => Ok(None),
     }
 }
 
@@ -154,7 +154,7 @@ fn become_main(
     let uid = request.uid;
     // A dyno opens /dev/stdout as its own user. What is hsup's stays hsup's, and the host's /dev/null the host's.
     let own: &[OwnedFd] = match request.stdio {
-        StdioKind::Pipes => &stdio[1..],
+        StdioKind::Pipes | StdioKind::InputOnly => &stdio[1..],
         StdioKind::Terminal => &stdio,
         StdioKind::Inherited => &[],
     };

@@ -122,6 +122,8 @@ pub struct BindMount {
 pub(super) enum StdioKind {
     /// Pipes, made for the dyno.
     Pipes,
+    /// hsup's own input; the output and the errors are pipes, made for the dyno.
+    InputOnly,
     /// hsup's own.
     Inherited,
     /// A terminal, made for the dyno.

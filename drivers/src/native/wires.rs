@@ -40,6 +40,12 @@ pub(super) fn wires(stdio: &Stdio) -> Result<Wires, StartError> {
             let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
             (StdioKind::Pipes, [null.into(), out, err], Some(Output { stdout, stderr }))
         }
+        Stdio::InputOnly => {
+            let input = own(io::stdin().as_fd().try_clone_to_owned())?;
+            let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|error| set_up("make a pipe")(error.into()));
+            let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+            (StdioKind::InputOnly, [input, out, err], Some(Output { stdout, stderr }))
+        }
         Stdio::Inherit => {
             let fds = [
                 own(io::stdin().as_fd().try_clone_to_owned())?,
