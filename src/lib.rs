@@ -11,7 +11,7 @@
 //! ```text
 //! source --Release--> supervisor --plan--> executor (one task a dyno) --DynoSpec--> driver --> processes
 //!                        |                     |  facts carry a RunId
-//!   control API <--handle+                     +--> what dynos print: console
+//!   control API <--handle+                     +--> what dynos print: console, tail buffer, drains, files
 //! ```
 //! State is owned, by one task each, and reached by messages: [`formation::Supervisor`] owns the formation, an
 //! executor ([`dyno::Dyno::start`]) owns a dyno, a run ([`hsup_drivers::Run`]) owns processes. What has to be

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
             CliCommand::Start { .. } | CliCommand::Run { .. } | CliCommand::Build => cli::supervise(*config),
             CliCommand::Ps { json } => cli::ps(&config, *json),
             CliCommand::Stop { targets, json } => cli::stop(&config, targets, *json),
+            CliCommand::Logs(query) => cli::logs(&config, query),
             CliCommand::Check { file } => cli::check(&config, file),
             CliCommand::Doctor { fix, json } => cli::doctor(&config, *fix, *json),
             CliCommand::Stack(command) => cli::stack(&config, command),

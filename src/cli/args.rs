@@ -108,6 +108,24 @@ pub(super) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// Show the newest log lines of a running hsup
+    Logs {
+        /// Show this dyno (web.1) or process type (web) only; may be repeated
+        #[arg(long, visible_alias = "type", value_name = "DYNO|TYPE")]
+        dyno: Vec<String>,
+        /// How many lines to show [default: 100, or all with --since]
+        #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+        num: Option<String>,
+        /// Go on with what is printed from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// Show lines from then on only: a time (2026-11-21T10:00:00Z) or how long ago (5m)
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Write a JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a control file, and start nothing
     Check {
         /// The control file
@@ -187,9 +205,52 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub start_number: Option<String>,
 
-    /// Where the dynos' log lines are sent [env: HSUP_LOGPLEX_URL]
+    /// Where log lines are sent, over http, https, syslog or syslog+tls; may be repeated [env: HSUP_LOGPLEX_URL,
+    /// separated by blanks] [default: what the release says]
     #[arg(long, value_name = "URL")]
-    pub logplex_url: Option<String>,
+    pub logplex_url: Vec<String>,
+
+    /// What happens to log lines that a drain has no room for: drop the oldest, or block the dynos that print [env:
+    /// HSUP_LOG_OVERFLOW] [default: drop]
+    #[arg(long, value_name = "drop|block")]
+    pub log_overflow: Option<String>,
+
+    /// How much waits in memory for each drain [env: HSUP_LOG_BUFFER] [default: 8MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub log_buffer: Option<String>,
+
+    /// How much waits on disk for each drain, or 0 [env: HSUP_LOG_SPOOL] [default: 256MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub log_spool: Option<String>,
+
+    /// Compress what is sent to drains [env: HSUP_LOG_GZIP]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub log_gzip: Option<String>,
+
+    /// How long to send the last log lines when hsup ends [env: HSUP_LOG_FLUSH_TIMEOUT] [default: 10s]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub log_flush_timeout: Option<String>,
+
+    /// How much of the newest log lines is kept for hsup logs [env: HSUP_LOG_TAIL] [default: 1MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub log_tail: Option<String>,
+
+    /// Write the log lines of each dyno to a file in this directory [env: HSUP_LOG_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub log_dir: Option<OsString>,
+
+    /// The size from which on a log file is put aside and compressed [env: HSUP_LOG_DIR_SIZE] [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub log_dir_size: Option<String>,
+
+    /// The age from which on a log file is put aside and compressed [env: HSUP_LOG_DIR_AGE] [default: 24h]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
+    pub log_dir_age: Option<String>,
+
+    /// How many log files that were put aside are kept of each dyno [env: HSUP_LOG_DIR_KEEP] [default: 7]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub log_dir_keep: Option<String>,
 
     /// A path of the host that dynos see, with :ro only to read; may be repeated [env: HSUP_BIND, separated by
     /// commas]
@@ -267,7 +328,17 @@ impl Options {
             control_socket: self.control_socket.or(others.control_socket),
             oneshot: self.oneshot.or(others.oneshot),
             start_number: self.start_number.or(others.start_number),
-            logplex_url: self.logplex_url.or(others.logplex_url),
+            logplex_url: others.logplex_url.into_iter().chain(self.logplex_url).collect(),
+            log_overflow: self.log_overflow.or(others.log_overflow),
+            log_buffer: self.log_buffer.or(others.log_buffer),
+            log_spool: self.log_spool.or(others.log_spool),
+            log_gzip: self.log_gzip.or(others.log_gzip),
+            log_flush_timeout: self.log_flush_timeout.or(others.log_flush_timeout),
+            log_tail: self.log_tail.or(others.log_tail),
+            log_dir: self.log_dir.or(others.log_dir),
+            log_dir_size: self.log_dir_size.or(others.log_dir_size),
+            log_dir_age: self.log_dir_age.or(others.log_dir_age),
+            log_dir_keep: self.log_dir_keep.or(others.log_dir_keep),
             bind: others.bind.into_iter().chain(self.bind).collect(),
             limits: others.limits.into_iter().chain(self.limits).collect(),
             allow: others.allow.into_iter().chain(self.allow).collect(),
@@ -322,7 +393,16 @@ mod tests {
                     options.dynodriver,
                     options.oneshot,
                     options.start_number,
-                    options.logplex_url,
+                    options.logplex_url.into_iter().next(),
+                    options.log_overflow,
+                    options.log_buffer,
+                    options.log_spool,
+                    options.log_gzip,
+                    options.log_flush_timeout,
+                    options.log_tail,
+                    options.log_dir_size,
+                    options.log_dir_age,
+                    options.log_dir_keep,
                     options.bind.into_iter().next(),
                     options.limits.into_iter().next(),
                     options.allow.into_iter().next(),
@@ -335,8 +415,13 @@ mod tests {
                     options.log_format,
                     options.log_level,
                 ];
-                let paths =
-                    [options.control_socket, options.control_dir, options.procfile, options.state_dir];
+                let paths = [
+                    options.control_socket,
+                    options.control_dir,
+                    options.procfile,
+                    options.state_dir,
+                    options.log_dir,
+                ];
                 let given = texts.iter().flatten().count() + paths.iter().flatten().count();
                 assert_eq!(given, 1, "{line:?}");
             }

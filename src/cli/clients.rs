@@ -64,6 +64,18 @@ fn to_json(value: &impl serde::Serialize) -> String {
 
 /// Finds the hsup that is meant, talks to it and prints what comes of it.
 fn talk(config: &Config, talk: impl AsyncFnOnce(Client) -> Result<String, Fatal>) -> process::ExitCode {
+    talk_to(config, async |client| {
+        let text = talk(client).await?;
+        let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+        Ok(ExitCode::Ok.into())
+    })
+}
+
+/// Finds the hsup that is meant and talks to it.
+pub(super) fn talk_to(
+    config: &Config,
+    talk: impl AsyncFnOnce(Client) -> Result<process::ExitCode, Fatal>,
+) -> process::ExitCode {
     let found = find_running(&config.control_socket, config.app.as_ref(), config.runtime_dir.as_deref());
     let path = match found {
         Ok(path) => path,
@@ -73,11 +85,5 @@ fn talk(config: &Config, talk: impl AsyncFnOnce(Client) -> Result<String, Fatal>
         Ok(runtime) => runtime,
         Err(error) => return Fatal::system("start the runtime")(error).report(),
     };
-    match runtime.block_on(talk(Client::new(path))) {
-        Ok(text) => {
-            let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
-            ExitCode::Ok.into()
-        }
-        Err(fatal) => fatal.report(),
-    }
+    runtime.block_on(talk(Client::new(path))).unwrap_or_else(|fatal| fatal.report())
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::settings::Problem;
 use super::{ExitCode, NativeConfig, SocketChoice, SourceChoice};
+use crate::control::LogsQuery;
 use crate::log::LogConfig;
+use crate::logs::LogSettings;
 use crate::model::{AppName, Bind, Command, LimitSettings, Quantities, StackName, Target};
-use crate::secret::Secret;
 use crate::stack::{Checksum, StackId, StackLocation};
 
 /// A dyno driver of this build.
@@ -115,6 +116,8 @@ pub enum CliCommand {
         /// Whether to write JSON.
         json: bool,
     },
+    /// Shows log lines of a running hsup.
+    Logs(LogsQuery),
     /// Shows what hsups that were killed have left on this host.
     Doctor {
         /// Whether to remove it.
@@ -150,8 +153,8 @@ pub struct Config {
     pub one_shot: bool,
     /// The number of the first dyno of each type.
     pub start_number: u32,
-    /// Where the dynos' log lines are sent.
-    pub logplex_url: Option<Secret>,
+    /// How dynos' log lines are kept and shipped.
+    pub logs: LogSettings,
     /// Paths of the host that dynos see.
     pub binds: Vec<Bind>,
     /// What dynos may use of the host, where the command line says so.

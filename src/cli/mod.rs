@@ -11,6 +11,8 @@ mod duration;
 mod exit_code;
 mod fatal;
 mod inherited;
+mod logs;
+mod logs_client;
 mod native;
 mod parse;
 mod ps_table;
@@ -30,6 +32,7 @@ pub use config::{
 pub use doctor::doctor;
 pub use duration::{HumanDuration, InvalidDuration};
 pub use exit_code::{ExitCode, TABLE};
+pub use logs_client::logs;
 pub use native::NativeConfig;
 pub use parse::{Surroundings, parse, parse_process};
 pub use settings::Problem;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::args::{CommandArgs, CommandLine, Options, StackArgs};
+use super::logs::{self, LogFlags, LogsFlags};
 use super::native;
 use super::settings::{Given, Problem, Reader, Setting, not_empty};
 use super::source_choice::{self, SourceFlags};
@@ -18,7 +19,6 @@ use super::{
 };
 use crate::log::{LogConfig, LogFilter};
 use crate::model::{Bind, LimitSetting, LimitSettings, ProcessType, Quantities, QuantityOverride, Target};
-use crate::secret::Secret;
 use crate::stack::{InvalidLocation, StackLocation};
 
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
@@ -26,7 +26,6 @@ const DRIVER: Setting = Setting { flag: "--dynodriver", variable: "HSUP_DYNODRIV
 const SOCKET: Setting = Setting { flag: "--control-socket", variable: "HSUP_CONTROL_SOCKET" };
 const ONE_SHOT: Setting = Setting { flag: "--oneshot", variable: "HSUP_ONESHOT" };
 const START_NUMBER: Setting = Setting { flag: "--start-number", variable: "HSUP_START_NUMBER" };
-const LOGPLEX_URL: Setting = Setting { flag: "--logplex-url", variable: "HSUP_LOGPLEX_URL" };
 const BIND: Setting = Setting { flag: "--bind", variable: "HSUP_BIND" };
 const LIMITS: Setting = Setting { flag: "--limits", variable: "HSUP_LIMITS" };
 const HEROKU_API_URL: Setting = Setting { flag: "--heroku-api-url", variable: "HSUP_HEROKU_API_URL" };
@@ -113,17 +112,18 @@ pub fn parse(
 /// Reads everything. Where the result is none, or the reader has problems, the configuration is not sound.
 fn read(
     reader: &mut Reader<'_>,
-    options: Options,
+    mut options: Options,
     command: CommandArgs,
     surroundings: &Surroundings<'_>,
 ) -> Option<Config> {
+    let log_flags = LogFlags::of(&mut options);
     let app_named = options.app.is_some() || reader.variable(APP.variable).is_some();
     let app = reader.parsed(APP, options.app, str::parse);
     let driver = reader.parsed(DRIVER, options.dynodriver, str::parse);
     let control_socket = read_socket(reader, options.control_socket);
     let one_shot = reader.parsed(ONE_SHOT, options.oneshot, read_bool);
     let start_number = reader.parsed(START_NUMBER, options.start_number, read_start_number);
-    let logplex_url = reader.parsed(LOGPLEX_URL, options.logplex_url, read_logplex_url);
+    let logs = logs::read(reader, log_flags, &surroundings.directory);
     let binds = read_binds(reader, options.bind);
     let limits = read_limits(reader, options.limits);
     let native = native::read(reader, options.allow);
@@ -162,7 +162,7 @@ fn read(
         runtime_dir: absolute_variable(reader, "XDG_RUNTIME_DIR"),
         one_shot: one_shot.unwrap_or_default(),
         start_number: start_number.unwrap_or(1),
-        logplex_url,
+        logs,
         binds,
         limits,
         native,
@@ -185,6 +185,7 @@ fn needs_source(command: &CommandArgs) -> bool {
         CommandArgs::Start { .. } | CommandArgs::Run { .. } | CommandArgs::Build => true,
         CommandArgs::Ps { .. }
         | CommandArgs::Stop { .. }
+        | CommandArgs::Logs { .. }
         | CommandArgs::Check { .. }
         | CommandArgs::Doctor { .. } => false,
         CommandArgs::Stack { .. } | CommandArgs::Version => false,
@@ -238,6 +239,9 @@ fn read_command(
                 ),
             };
             reader.keep("stop", targets).map(|targets| CliCommand::Stop { targets, json })
+        }
+        CommandArgs::Logs { dyno, num, follow, since, json } => {
+            logs::read_query(reader, LogsFlags { dyno, num, follow, since, json }).map(CliCommand::Logs)
         }
         CommandArgs::Doctor { fix, json } => Some(CliCommand::Doctor { fix, json }),
         CommandArgs::Check { file } => {
@@ -338,7 +342,7 @@ fn read_socket(reader: &mut Reader<'_>, flag: Option<OsString>) -> SocketChoice 
     reader.keep(name, fits).unwrap_or(SocketChoice::Default)
 }
 
-fn read_bool(given: &str) -> Result<bool, String> {
+pub(super) fn read_bool(given: &str) -> Result<bool, String> {
     match given.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
@@ -351,18 +355,6 @@ fn read_start_number(given: &str) -> Result<u32, String> {
     number.ok_or_else(|| {
         format!("{given:?} is not the number of a dyno: write a whole number from 1 to {MAX_START_NUMBER}")
     })
-}
-
-/// Reads the URL; it holds a password, so that no error may show any part of it.
-fn read_logplex_url(given: &str) -> Result<Secret, &'static str> {
-    let url = reqwest::Url::parse(given).ok().filter(reqwest::Url::has_host);
-    match url.as_ref().map(reqwest::Url::scheme) {
-        Some("http" | "https") => Ok(Secret::from(given.to_owned())),
-        Some(_) | None => {
-            Err("the value (not shown, since it may hold a password) is not an HTTP URL: write \
-             https://USER:PASSWORD@HOST/PATH")
-        }
-    }
 }
 
 /// The binds of the flags, else those of the variable.
@@ -401,7 +393,7 @@ fn read_limits(reader: &mut Reader<'_>, flags: Vec<String>) -> LimitSettings {
     settings.into_iter().flatten().collect()
 }
 
-fn read_duration(given: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {
+pub(super) fn read_duration(given: &str, [least, most]: [Duration; 2]) -> Result<Duration, String> {
     let HumanDuration(duration) = given.parse().map_err(|error: InvalidDuration| error.to_string())?;
     if (least..=most).contains(&duration) {
         return Ok(duration);

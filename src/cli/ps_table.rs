@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::control::wire::{DynoEntry, Ended, LastExit, StatusResponse, Timestamp};
+use crate::control::wire::{DrainEntry, DynoEntry, Ended, LastExit, StatusResponse, Timestamp};
 
 const HEADINGS: [&str; 9] =
     ["DYNO", "STATE", "UP", "RELEASE", "PID", "ADDRESS", "RESTARTS", "LAST EXIT", "NEXT RETRY"];
@@ -18,7 +18,18 @@ pub fn table(status: &StatusResponse, now: SystemTime) -> String {
     }
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(status.dynos.iter().map(|dyno| row(dyno, now)));
-    align(&rows)
+    let drains = status.logs.drains.iter().filter_map(drain);
+    std::iter::once(align(&rows)).chain(drains).collect()
+}
+
+/// A drain, where there is something about it that an operator should know.
+fn drain(drain: &DrainEntry) -> Option<String> {
+    let lost = |lines: u64, how: &str| (lines > 0).then(|| format!("{lines} lines {how}"));
+    let waiting = drain.trouble.as_ref().and_then(|_| lost(drain.spooled, "wait on disk"));
+    let all =
+        [drain.trouble.clone(), waiting, lost(drain.dropped, "dropped"), lost(drain.refused, "refused")];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    (!all.is_empty()).then(|| format!("drain {}: {}\n", drain.url, all.join("; ")))
 }
 
 /// A table whose columns are as wide as they need to be; each line ends with a newline.
@@ -103,6 +114,28 @@ mod tests {
         assert_eq!(human(7500), "2h 5m");
         assert_eq!(human(86_399), "23h 59m");
         assert_eq!(human(90 * 86_400 + 3 * 3600), "90d 3h");
+    }
+
+    #[test]
+    fn drains_are_shown_that_lose_lines_or_are_in_trouble() {
+        let entry = |trouble: Option<&str>, dropped: u64| DrainEntry {
+            url: "https://h/logs".to_owned(),
+            lines: 9,
+            sent: 1,
+            sent_bytes: 90,
+            requests: 1,
+            retries: 2,
+            dropped,
+            refused: 0,
+            buffered_bytes: 0,
+            spooled: 5,
+            spooled_bytes: 50,
+            trouble: trouble.map(str::to_owned),
+        };
+        assert_eq!(drain(&entry(None, 0)), None);
+        assert_eq!(drain(&entry(None, 3)).unwrap(), "drain https://h/logs: 3 lines dropped\n");
+        let text = drain(&entry(Some("connection refused"), 0)).unwrap();
+        assert_eq!(text, "drain https://h/logs: connection refused; 5 lines wait on disk\n");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use hsup_drivers::native::Zygote;
 use hsup_drivers::{Stdio, ledger, sys};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::Signal;
+use nix::unistd::gethostname;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,12 +21,12 @@ use super::fatal::Fatal;
 use super::inherited::inherited_vars;
 use super::terminal::Terminal;
 use super::{CliCommand, Config, DriverKind, ExitCode, SocketChoice, SourceChoice, default_socket};
-use crate::control::{self, ControlSocket};
+use crate::control::{self, Api, ControlSocket};
 use crate::diagnostics::Ring;
 use crate::dyno::Policy;
-use crate::formation::{FormationHandle, LOGS_STAY, Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
-use crate::logs::Console;
-use crate::model::{Action, AppName, Bind, ConfigVars, Release, Startup};
+use crate::formation::{Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
+use crate::logs::{Console, DrainError, DrainPlace, Logs, LogsError, Printing, spools};
+use crate::model::{Action, AppName, Bind, ConfigVars, DynoName, ProcessType, Release, Startup};
 use crate::slug::{Limits, SlugUrls, Slugs};
 use crate::sources::control_dir::ControlDir;
 use crate::sources::heroku_api::{Client, HerokuApi, Patience};
@@ -118,9 +119,6 @@ async fn supervise_all(
     let signals = signals.listen().map_err(Fatal::system("receive signals"))?;
     let source = Source::open(config)?;
     let driver = driver(config, &source.binds, &guardian, zygote)?;
-    if config.logplex_url.is_some() {
-        tracing::warn!("--logplex-url: {LOGS_STAY}");
-    }
     let (_entry, killed) = ledger::enter(&config.state_dir, &guardian).map_err(Fatal::state_dir)?;
     if killed > 0 {
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
@@ -129,15 +127,13 @@ async fn supervise_all(
     let at_terminal = io::stdin().is_terminal();
     let mut obedience = Obedience { signals, guardian, diagnostics, at_terminal };
 
-    let terminal = match &source.action {
-        Action::Run(_) => Terminal::open().map_err(Fatal::system("open a terminal for the dyno"))?,
-        Action::Start(_) | Action::Build => None,
-    };
-    let (console, written) = Console::stdout();
+    let logs = start_logs(config, &source.action)?;
+    let (terminal, shown) = open_terminal(&source, &logs)?;
+    let (console, written) = Console::of_process();
     let stacks = Stacks::new(config.state_dir.join("stacks"), config.stack_manifest.clone());
     let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()), stacks);
     let settings = source.settings(config, terminal.as_ref());
-    let supervisor = Supervisor::new(settings, preparer, console);
+    let supervisor = Supervisor::new(settings, preparer, console, logs.clone());
 
     let (releases, newest) = watch::channel(None);
     let (shutdown, shutdowns) = watch::channel(Shutdown::No);
@@ -148,7 +144,7 @@ async fn supervise_all(
     tasks.spawn(slim(live.clone()));
     let link = Link { releases, live, reread: Arc::clone(&reread) };
     let given_up = follow(&mut tasks, source.releases, link);
-    let (close_socket, served) = serve(&mut tasks, socket, formation);
+    let (close_socket, served) = serve(&mut tasks, socket, Api::new(formation, logs.clone()));
 
     let outcome = tokio::select! {
         outcome = supervising => Ok(outcome),
@@ -157,14 +153,21 @@ async fn supervise_all(
         never = follow_window(terminal.as_ref()) => match never {},
     };
 
+    if let Some(terminal) = terminal {
+        terminal.close(DRAIN).await;
+        let _held_on_to = timeout(DRAIN, shown).await;
+    }
+    logs.tail().close();
     drop(close_socket);
     let _closed = timeout(DRAIN, served).await;
     tasks.shutdown().await;
+    let mut hurry = shutdown.subscribe();
+    tokio::select! {
+        () = logs.close(async { let _told = hurry.wait_for(|shutdown| *shutdown == Shutdown::Now).await; }) => {}
+        never = obedience.obey(&shutdown, &reread) => match never {},
+    }
     if !written.wait().await {
         tracing::warn!("standard output is stuck; the last lines of the dynos are lost");
-    }
-    if let Some(terminal) = terminal {
-        terminal.close(DRAIN).await;
     }
     match outcome {
         Ok(Outcome::Stopped) => Ok(ExitCode::Ok.number()),
@@ -183,6 +186,42 @@ async fn slim(mut live: watch::Receiver<Option<Arc<Release>>>) {
         sys::release_free_memory();
         sys::forget_code();
     }
+}
+
+/// Starts what takes the dynos' log lines.
+fn start_logs(config: &Config, action: &Action) -> Result<Logs, Fatal> {
+    let place = DrainPlace {
+        spools: spools(&config.state_dir),
+        adopts: match action {
+            Action::Start(_) => true,
+            Action::Run(_) | Action::Build => false,
+        },
+        host: gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    Logs::start(config.logs.clone(), place).map_err(|error| match error {
+        LogsError::Drain(DrainError::Url(_)) => Fatal::new(ExitCode::Usage, &error),
+        LogsError::Drain(DrainError::Thread { .. }) | LogsError::Files(_) => {
+            Fatal::new(ExitCode::System, &error)
+        }
+    })
+}
+
+/// The terminal of a one-off dyno, where hsup is used at one, and what takes what it shows into the log.
+fn open_terminal(
+    source: &Source,
+    logs: &Logs,
+) -> Result<(Option<Terminal>, impl Future<Output = ()> + use<>), Fatal> {
+    let name = DynoName { process_type: ProcessType::run(), number: source.start_number };
+    let (sender, shown) = logs.dyno(&name, Printing::Elsewhere).shown();
+    let shown = tokio::spawn(shown);
+    let terminal = match &source.action {
+        Action::Run(_) => Terminal::open(sender).map_err(Fatal::system("open a terminal for the dyno"))?,
+        Action::Start(_) | Action::Build => None,
+    };
+    let shown = async {
+        let _panicked = shown.await;
+    };
+    Ok((terminal, shown))
 }
 
 /// Follows a source; the future ends only when it gives up, which it does before any dyno has been started.
@@ -256,6 +295,7 @@ impl Source {
             CliCommand::Build
             | CliCommand::Ps { .. }
             | CliCommand::Stop { .. }
+            | CliCommand::Logs(_)
             | CliCommand::Stack(_)
             | CliCommand::Check { .. }
             | CliCommand::Doctor { .. } => Action::Build,
@@ -301,6 +341,7 @@ fn patience(config: &Config) -> Patience {
         | CliCommand::Build
         | CliCommand::Ps { .. }
         | CliCommand::Stop { .. }
+        | CliCommand::Logs(_)
         | CliCommand::Stack(_)
         | CliCommand::Check { .. }
         | CliCommand::Doctor { .. } => Patience::ForOne,
@@ -352,7 +393,7 @@ async fn bind_socket(config: &Config) -> Result<Option<ControlSocket>, Fatal> {
 fn serve(
     tasks: &mut JoinSet<()>,
     socket: Option<ControlSocket>,
-    formation: FormationHandle,
+    api: Api,
 ) -> (oneshot::Sender<()>, impl Future<Output = ()> + use<>) {
     let (close, closing) = oneshot::channel::<()>();
     let (closed, served) = oneshot::channel::<()>();
@@ -361,7 +402,7 @@ fn serve(
             let closing = async {
                 let _dropped = closing.await;
             };
-            control::serve(socket, formation, closing).await;
+            control::serve(socket, api, closing).await;
         }
         drop(closed);
     });

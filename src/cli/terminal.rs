@@ -15,7 +15,7 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ttyname;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 /// The two terminals, and what carries bytes between them.
@@ -39,11 +39,11 @@ impl Drop for Saved {
 }
 
 impl Terminal {
-    /// Makes a terminal for a dyno if hsup itself is used at one.
+    /// Makes a terminal for a dyno if hsup itself is used at one. What the dyno shows is also sent to `log`.
     ///
     /// # Errors
     /// If the system has none left.
-    pub fn open() -> io::Result<Option<Self>> {
+    pub fn open(log: mpsc::Sender<Vec<u8>>) -> io::Result<Option<Self>> {
         if !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
             return Ok(None);
         }
@@ -60,10 +60,12 @@ impl Terminal {
         let typed = File::from(our_end.try_clone()?);
         let printed = File::from(our_end.try_clone()?);
         // This thread sits in a read of the keyboard, which nothing interrupts: it ends with the process.
-        thread::Builder::new().name("keyboard".to_owned()).spawn(move || copy(io::stdin(), typed))?;
+        thread::Builder::new().name("keyboard".to_owned()).spawn(move || copy(io::stdin(), typed, |_| {}))?;
         let (done, shown) = oneshot::channel();
         thread::Builder::new().name("screen".to_owned()).spawn(move || {
-            copy(printed, io::stdout());
+            copy(printed, io::stdout(), |bytes| {
+                let _log_is_closed = log.blocking_send(bytes.to_vec());
+            });
             let _nobody_waits = done.send(());
         })?;
         Ok(Some(Self { dynos_end, our_end, path, shown, saved }))
@@ -99,12 +101,13 @@ impl Terminal {
 }
 
 /// Copies until either side fails: the end of a terminal is an error on its other side.
-fn copy(mut from: impl Read, mut to: impl Write) {
+fn copy(mut from: impl Read, mut to: impl Write, mut tell: impl FnMut(&[u8])) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         let bytes = buffer.get(..length).unwrap_or_default();
         if to.write_all(bytes).and_then(|()| to.flush()).is_err() {
             return;
         }
+        tell(bytes);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -140,6 +141,44 @@ impl Client {
     {
         let body = serde_json::to_vec(body).expect("the wire types have text keys and no fallible parts");
         self.parse(&self.exchange(request(Method::POST, resource, body.into())).await?)
+    }
+
+    /// Asks `GET resource`, and hands on the answer piece by piece, until it ends or `take` wants no more.
+    ///
+    /// # Errors
+    /// If hsup cannot be reached, does not begin to answer within ten seconds, or refuses. That it ends is no error.
+    pub async fn stream(
+        &self,
+        resource: &str,
+        mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|source| self.unreachable(source))?;
+        let broken =
+            |error: hyper::Error| ClientError::Broken { path: self.path.clone(), source: error.into() };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let answer = async {
+            let asked = sender.send_request(request(Method::GET, resource, Bytes::new()));
+            let silent = |_| ClientError::Silent { path: self.path.clone() };
+            let (parts, mut body) =
+                timeout(QUESTION_PATIENCE, asked).await.map_err(silent)?.map_err(broken)?.into_parts();
+            if !parts.status.is_success() {
+                let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.unwrap_or_default();
+                return Err(refused(parts.status, &body.to_bytes()));
+            }
+            while let Some(frame) = body.frame().await {
+                match frame.map_err(broken)?.into_data() {
+                    Ok(bytes) if take(&bytes).is_break() => break,
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            Ok(())
+        };
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            // What ended the connection is told to the answer.
+            _ = connection => answer.await,
+        }
     }
 
     fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, ClientError> {

@@ -3,7 +3,9 @@
 //! It reaches the dynos through [`FormationHandle`](crate::formation::FormationHandle) only and owns none of
 //! their state. [`bind`] takes the socket, [`serve`] answers on it, [`Client`] is the other end.
 
+mod body;
 mod client;
+mod logs;
 mod routes;
 mod server;
 mod socket;
@@ -13,5 +15,7 @@ mod tests;
 pub mod wire;
 
 pub use client::{Client, ClientError};
+pub use logs::LogsQuery;
+pub use routes::Api;
 pub use server::serve;
 pub use socket::{ControlSocket, SocketError, bind};

@@ -2,20 +2,27 @@
 //! connections, and asks the formation for everything.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hsup_drivers::process;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::body::AnswerBody;
+use super::logs::{Follower, LogsQuery};
+use super::stall::Unhurried;
 use super::wire::{ErrorResponse, StatusResponse, StopRequest, StopResponse};
 
 use crate::formation::{FormationHandle, ShuttingDown};
+use crate::logs::Logs;
 
 /// The largest body of a request: a name for each of a thousand dynos fits.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -29,32 +36,67 @@ const READ: &str = "GET, HEAD";
 /// The methods of a resource that does something.
 const ACT: &str = "POST";
 
+/// How many clients may follow the logs at a time: half of the connections stay free for others.
+const MAX_FOLLOWERS: usize = 32;
+
 /// An answer.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<AnswerBody>;
+
+/// What the API tells of and acts on. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Api {
+    formation: FormationHandle,
+    logs: Logs,
+    followers: Arc<Semaphore>,
+}
+
+impl Api {
+    /// The API of these dynos and their logs.
+    pub fn new(formation: FormationHandle, logs: Logs) -> Self {
+        Self { formation, logs, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
+    }
+}
 
 /// Answers a request; what cannot be done is an answer as well.
-pub(super) async fn answer<B>(request: Request<B>, formation: &FormationHandle) -> Answer
+pub(super) async fn answer<B>(request: Request<B>, api: &Api) -> Answer
 where
     B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
 {
     let (parts, body) = request.into_parts();
+    let formation = &api.formation;
     let result = match (parts.method.as_str(), parts.uri.path()) {
         // The server leaves the body out for HEAD.
         ("GET" | "HEAD", "/health") => Ok(text("OK")),
-        ("GET" | "HEAD", "/status") => status(formation).await,
+        ("GET" | "HEAD", "/status") => status(api).await,
+        ("GET" | "HEAD", "/logs") => logs(&parts, api),
         ("POST", "/control/stop") => stop(body, formation).await,
-        (_, "/health" | "/status") => Err(Refusal::Method { allowed: READ }),
+        (_, "/health" | "/status" | "/logs") => Err(Refusal::Method { allowed: READ }),
         (_, "/control/stop") => Err(Refusal::Method { allowed: ACT }),
         (_, path) => Err(Refusal::NotFound { path: path.to_owned() }),
     };
     result.unwrap_or_else(Refusal::into_answer)
 }
 
-async fn status(formation: &FormationHandle) -> Result<Answer, Refusal> {
-    let status = formation.status().await?;
+async fn status(api: &Api) -> Result<Answer, Refusal> {
+    let (status, logs) = (api.formation.status().await?, api.logs.status());
     // What dynos use is read from /proc, a file or more a dyno: not on the thread that supervises them.
-    let response = tokio::task::spawn_blocking(move || StatusResponse::new(&status, process::usage)).await;
+    let response = move || StatusResponse::new(&status, &logs, process::usage);
+    let response = tokio::task::spawn_blocking(response).await;
     Ok(json(&response.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))))
+}
+
+fn logs(parts: &Parts, api: &Api) -> Result<Answer, Refusal> {
+    let query = LogsQuery::parse(parts.uri.query().unwrap_or_default()).map_err(Refusal::Query)?;
+    let permit = match query.follow {
+        true => Some(Arc::clone(&api.followers).try_acquire_owned().map_err(|_| Refusal::TooManyFollowers)?),
+        false => None,
+    };
+    if let (true, Some(unhurried)) = (query.follow, parts.extensions.get::<Unhurried>()) {
+        unhurried.allow();
+    }
+    let content_type = if query.json { "application/x-ndjson" } else { "text/plain; charset=utf-8" };
+    let follower = Follower::new(query, api.logs.tail(), permit);
+    Ok(with_type(content_type, follower.into()))
 }
 
 async fn stop<B>(body: B, formation: &FormationHandle) -> Result<Answer, Refusal>
@@ -77,6 +119,10 @@ enum Refusal {
     Method { allowed: &'static str },
     #[error("the body is not the JSON that is expected: {source}")]
     Json { source: serde_json::Error, example: &'static str },
+    #[error("the query is wrong: {0}")]
+    Query(String),
+    #[error("{MAX_FOLLOWERS} clients follow the logs already")]
+    TooManyFollowers,
     #[error("the body is larger than {MAX_BODY_BYTES} bytes")]
     TooLarge,
     #[error("the body did not come within {BODY_PATIENCE:?}")]
@@ -92,19 +138,21 @@ impl Refusal {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Json { .. } | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Self::Json { .. } | Self::Query(_) | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::ShuttingDown(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyFollowers | Self::ShuttingDown(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotFound { .. } => Some("try /health, /status or /control/stop".to_owned()),
+            Self::NotFound { .. } => Some("try /health, /status, /logs or /control/stop".to_owned()),
             Self::Method { allowed } => Some(format!("use {allowed}")),
             Self::Json { example, .. } => Some(format!("send an object such as {example}")),
             Self::TooLarge => Some("name process types instead of single dynos".to_owned()),
+            Self::Query(_) => Some("for instance /logs?dyno=web.1&n=100&follow".to_owned()),
+            Self::TooManyFollowers => Some("end one of them".to_owned()),
             Self::TooSlow | Self::Unreadable(_) | Self::ShuttingDown(_) => None,
         }
     }
@@ -133,16 +181,20 @@ where
 }
 
 fn text(text: &'static str) -> Answer {
-    with_type("text/plain; charset=utf-8", text.into())
+    with_type("text/plain; charset=utf-8", whole(text))
 }
 
 fn json(value: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(value).expect("the wire types have text keys and no fallible parts");
-    with_type("application/json", body.into())
+    with_type("application/json", whole(body))
 }
 
-fn with_type(content_type: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+fn whole(body: impl Into<Bytes>) -> AnswerBody {
+    AnswerBody::Whole(Full::new(body.into()))
+}
+
+fn with_type(content_type: &'static str, body: AnswerBody) -> Answer {
+    let mut answer = Response::new(body);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }

@@ -3,6 +3,8 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net;
 use std::time::Duration;
 
 use hyper::Request;
@@ -10,15 +12,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::routes::{self, Answer};
+use super::routes::{self, Answer, Api};
 use super::socket::ControlSocket;
-use super::stall::StallGuard;
-use crate::formation::FormationHandle;
+use super::stall::{StallGuard, Unhurried};
 
 /// How many clients are served at a time; more wait to be accepted. Each may hold about 100 KiB.
 const MAX_CONNECTIONS: usize = 64;
@@ -44,10 +46,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Answers on the socket until `shutdown` is ready. Then the socket file goes, no more connections are
 /// accepted, idle ones are closed, answers in flight have some seconds to finish, and it returns. When
 /// the returned future is dropped, all connections are cut.
-pub async fn serve(socket: ControlSocket, formation: FormationHandle, shutdown: impl Future<Output = ()>) {
+pub async fn serve(socket: ControlSocket, api: Api, shutdown: impl Future<Output = ()>) {
     let handler = move |request| {
-        let formation = formation.clone();
-        async move { routes::answer(request, &formation).await }
+        let api = api.clone();
+        async move { routes::answer(request, &api).await }
     };
     serve_with(socket, handler, shutdown).await;
 }
@@ -106,7 +108,12 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
-    let service = service_fn(move |request| {
+    let unhurried = Unhurried::default();
+    let follows = unhurried.clone();
+    let copy = stream.as_fd().try_clone_to_owned().map(net::UnixStream::from).and_then(UnixStream::from_std);
+    let stream = StallGuard::new(stream, ANSWER_PATIENCE, unhurried.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(unhurried.clone());
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -116,10 +123,17 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         // A client such as `nc -N` closes its side once it has asked, and still wants the answer.
         .half_close(true)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, ANSWER_PATIENCE)), service);
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let gone = async {
+        match copy {
+            Ok(copy) => hang_up(&copy, &follows).await,
+            Err(_then_it_is_noticed_when_there_is_something_to_tell) => std::future::pending().await,
+        }
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = gone => Ok(()),
         _ = closing.changed() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -128,6 +142,23 @@ where
     if let Err(error) = result {
         tracing::debug!(%error, "a control connection ended early");
     }
+}
+
+/// Waits for a client that follows something to be gone. With nothing to be told it would go unnoticed, since one that
+/// only says that it will ask no more is to be answered.
+async fn hang_up(stream: &UnixStream, follows: &Unhurried) {
+    while let Ok(ready) = stream.ready(Interest::WRITABLE).await {
+        match ready.is_write_closed() {
+            true if follows.is_allowed() => return,
+            // Its answer ends by itself.
+            true => break,
+            // Until the next change.
+            false => {
+                drop(stream.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())))
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 fn note_panic(ended: Result<(), JoinError>) {

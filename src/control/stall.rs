@@ -3,28 +3,46 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+/// Says that the reader of a connection may take as long as it likes: who follows the logs in a pager reads on when it is
+/// told to. Cheap to clone; all clones are of the same connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unhurried(Arc<AtomicBool>);
+
+impl Unhurried {
+    pub(super) fn allow(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_allowed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A stream whose writes fail when the other end takes no byte for `patience`.
 #[derive(Debug)]
 pub(super) struct StallGuard<S> {
     stream: S,
     patience: Duration,
+    unhurried: Unhurried,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StallGuard<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None }
+    pub(super) fn new(stream: S, patience: Duration, unhurried: Unhurried) -> Self {
+        Self { stream, patience, unhurried, stalled: None }
     }
 
     fn guard(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if write.is_ready() {
+        if write.is_ready() || self.unhurried.is_allowed() {
             self.stalled = None;
             return write;
         }
@@ -82,7 +100,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_given_up() {
         let (ours, _theirs) = duplex(4);
-        let mut guarded = StallGuard::new(ours, Duration::from_secs(30));
+        let mut guarded = StallGuard::new(ours, Duration::from_secs(30), Unhurried::default());
         let before = tokio::time::Instant::now();
         let error = guarded.write_all(b"12345").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -92,7 +110,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_a_little_now_and_then_is_not() {
         let (ours, mut theirs) = duplex(4);
-        let mut guarded = StallGuard::new(ours, Duration::from_secs(30));
+        let mut guarded = StallGuard::new(ours, Duration::from_secs(30), Unhurried::default());
         let reader = async {
             for _ in 0..4 {
                 sleep(Duration::from_secs(20)).await;

@@ -12,12 +12,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::body::AnswerBody;
 use super::client::{Client, ClientError};
+use super::routes::Api;
 use super::server::serve_with;
 use super::wire::{StatusResponse, StopRequest, StopResponse};
 use super::{bind, serve};
 use crate::dyno::{DynoState, DynoStatus};
 use crate::formation::{Command, FormationHandle, FormationStatus};
+use crate::logs::Logs;
 use crate::model::{DynoName, ReleaseVersion, Target};
 
 /// A server on a socket of its own; it ends with `stop`.
@@ -34,7 +37,8 @@ impl Server {
         let path = directory.path().join("app.sock");
         let socket = bind(&path).await.unwrap();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(socket, formation, async { _ = stopped.await }));
+        let api = Api::new(formation, Logs::for_tests());
+        let task = tokio::spawn(serve(socket, api, async { _ = stopped.await }));
         Self { _directory: directory, path, stop, task }
     }
 
@@ -312,7 +316,7 @@ async fn a_panic_reaches_nobody_else() {
     let socket = bind(&path).await.unwrap();
     let handler = |request: hyper::Request<hyper::body::Incoming>| async move {
         assert_ne!(request.uri().path(), "/panic", "as the test wants it");
-        hyper::Response::new(Full::new("true".into()))
+        hyper::Response::new(AnswerBody::Whole(Full::new("true".into())))
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(serve_with(socket, handler, async { _ = stopped.await }));
@@ -406,7 +410,10 @@ async fn a_client_learns_what_is_wrong_with_the_socket() {
 async fn a_client_hears_what_the_server_says() {
     let server = Server::start(formation(&[])).await;
     let error = server.client().get_json::<Value>("/nowhere").await.unwrap_err();
-    assert_eq!(error.to_string(), "there is nothing at /nowhere: try /health, /status or /control/stop");
+    assert_eq!(
+        error.to_string(),
+        "there is nothing at /nowhere: try /health, /status, /logs or /control/stop"
+    );
     assert!(matches!(error, ClientError::Refused { status: 404, .. }), "{error}");
     let error = server.client().get_json::<Value>("/health").await.unwrap_err();
     assert!(matches!(error, ClientError::Unexpected { .. }), "{error}");

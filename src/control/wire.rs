@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::dyno::{self, DynoState, DynoStatus};
 use crate::formation::FormationStatus;
+use crate::logs::LogsStatus;
 use crate::model::{AppName, DynoName, ProcessType, ReleaseVersion, Target};
 
 /// The answer to `GET /status`.
@@ -27,6 +28,9 @@ pub struct StatusResponse {
     /// The release that is live.
     #[serde(default)]
     pub release: ReleaseEntry,
+    /// What becomes of the dynos' log lines.
+    #[serde(default)]
+    pub logs: LogsEntry,
 }
 
 /// A process type, seen through one of its dynos: the lowest-numbered one that is running or, if none is, the
@@ -113,6 +117,69 @@ pub struct ReleaseEntry {
     pub app: Option<AppName>,
     /// The version.
     pub version: Option<Version>,
+}
+
+/// What becomes of log lines; all counts are since hsup was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogsEntry {
+    /// Lines that dynos have printed, and that hsup has said of them.
+    pub lines: u64,
+    /// The bytes of these.
+    pub bytes: u64,
+    /// Each drain that lines are sent to.
+    pub drains: Vec<DrainEntry>,
+}
+
+/// A drain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DrainEntry {
+    /// Its URL, without user, password and query.
+    #[serde(rename = "URL")]
+    pub url: String,
+    /// Lines that were given to it.
+    pub lines: u64,
+    /// Lines that the receiver has accepted.
+    pub sent: u64,
+    /// Bytes of frames that the receiver has accepted.
+    pub sent_bytes: u64,
+    /// Requests that were accepted.
+    pub requests: u64,
+    /// Attempts that have failed and are made again.
+    pub retries: u64,
+    /// Lines that were dropped since there was no room for them (L10).
+    pub dropped: u64,
+    /// Lines that the receiver has refused.
+    pub refused: u64,
+    /// Bytes that wait in memory.
+    pub buffered_bytes: u64,
+    /// Lines that wait on disk.
+    pub spooled: u64,
+    /// Bytes that wait on disk.
+    pub spooled_bytes: u64,
+    /// Why nothing can be sent at the moment, if that is so.
+    pub trouble: Option<String>,
+}
+
+impl From<&LogsStatus> for LogsEntry {
+    fn from(status: &LogsStatus) -> Self {
+        let drains = status.drains.iter().map(|drain| DrainEntry {
+            url: drain.url.clone(),
+            lines: drain.taken_lines,
+            sent: drain.sent_lines,
+            sent_bytes: drain.sent_bytes,
+            requests: drain.requests,
+            retries: drain.retries,
+            dropped: drain.dropped_lines,
+            refused: drain.refused_lines,
+            buffered_bytes: drain.buffered_bytes,
+            spooled: drain.spooled_lines,
+            spooled_bytes: drain.spooled_bytes,
+            trouble: drain.trouble.clone(),
+        });
+        Self { lines: status.lines, bytes: status.bytes, drains: drains.collect() }
+    }
 }
 
 /// How and when the last run of a dyno ended.
@@ -268,11 +335,12 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 impl StatusResponse {
     /// Describes the formation; `usage` tells what the processes under a dyno's main process use.
-    pub fn new(status: &FormationStatus, usage: impl Fn(u32) -> Option<Usage>) -> Self {
+    pub fn new(status: &FormationStatus, logs: &LogsStatus, usage: impl Fn(u32) -> Option<Usage>) -> Self {
         Self {
             processes: processes(&status.dynos),
             dynos: status.dynos.iter().map(|dyno| DynoEntry::new(dyno, &usage)).collect(),
             release: ReleaseEntry { app: status.app.clone(), version: status.release.map(Version) },
+            logs: LogsEntry::from(logs),
         }
     }
 }

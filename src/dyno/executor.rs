@@ -8,22 +8,18 @@ use std::time::{Duration, SystemTime};
 
 use hsup_drivers::{BoxFuture, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Run, StartError};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
+use tracing::Level;
 
 use super::fsm::{Effect, Input, Phase, Retiring, RunId, Started, State, Timer, step};
 use super::policy::{LASTED, Policy, retry_after};
 use super::status::{DynoState, DynoStatus, Ended, LastExit};
 use crate::explain;
-use crate::logs::{Console, print_output};
+use crate::logs::{DynoLog, Reading};
 use crate::model::{DynoName, ReleaseVersion};
 
 /// How many commands may wait for a dyno: more than there are kinds of them is of no use.
 const MAILBOX: usize = 4;
-
-/// How long to read on after the last process of a run is gone. Its pipes are closed then, unless a process
-/// that hides from hsup holds them.
-const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// A command to a dyno.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +44,8 @@ pub struct Dyno {
     pub spec: DynoSpec,
     /// When it is started again, and how long it may take to end.
     pub policy: Policy,
-    /// Where its lines go, and what stands before each; `None` where it prints by itself.
-    pub console: Option<(Console, Vec<u8>)>,
+    /// Where what it prints goes, and what is said of it.
+    pub log: DynoLog,
 }
 
 /// A handle to a dyno. The dyno is retired when its handle is dropped.
@@ -85,7 +81,7 @@ impl Dyno {
             spec: Arc::new(self.spec),
             driver: self.driver,
             policy: self.policy,
-            console: self.console,
+            log: self.log,
             state: State::default(),
             run: None,
             running: Running::Nothing,
@@ -147,13 +143,13 @@ struct Executor {
     spec: Arc<DynoSpec>,
     driver: Arc<dyn DynoDriver>,
     policy: Policy,
-    console: Option<(Console, Vec<u8>)>,
+    log: DynoLog,
     state: State,
     /// The run, from the moment that the driver has started it until all of it is gone.
     run: Option<Arc<dyn Run>>,
     running: Running,
     /// What reads the run's output.
-    output: Option<JoinHandle<()>>,
+    output: Option<Reading>,
     started: Option<Instant>,
     timer: Option<(Timer, Instant)>,
     publish: watch::Sender<DynoStatus>,
@@ -192,7 +188,7 @@ impl Executor {
         self.publish();
         let after = visible(self.state);
         if before != after {
-            tracing::info!("{}: State changed from {} to {}", self.spec.name, before.word(), after.word());
+            self.say(Level::INFO, &format!("State changed from {} to {}", before.word(), after.word()));
         }
     }
 
@@ -204,7 +200,7 @@ impl Executor {
             }
             Effect::Signal(_, signal) => {
                 if signal == KillSignal::Kill && self.policy.stop_timeout > Duration::ZERO {
-                    tracing::warn!("{}: Stopping remaining processes with SIGKILL", self.spec.name);
+                    self.say(Level::WARN, "Stopping remaining processes with SIGKILL");
                 }
                 if let Some(Err(error)) = self.run.as_ref().map(|run| run.signal(signal)) {
                     tracing::warn!(cause = %error.source, "{error}");
@@ -217,8 +213,8 @@ impl Executor {
                 };
                 self.timer = Some((timer, Instant::now() + wait));
                 if let Timer::Backoff(crashes) = timer {
-                    let name = &self.spec.name;
-                    tracing::warn!("{name}: Crashed {crashes} times in a row; starting again in {wait:.1?}");
+                    let text = format!("Crashed {crashes} times in a row; starting again in {wait:.1?}");
+                    self.say(Level::WARN, &text);
                 }
             }
             Effect::CancelTimer => self.timer = None,
@@ -229,11 +225,11 @@ impl Executor {
     fn fire(&mut self) -> Input {
         match self.timer.take() {
             Some((Timer::Grace(run), _)) => {
-                tracing::warn!(
-                    "{}: Error R12 (Exit timeout) -> At least one process failed to exit within {:?} of SIGTERM",
-                    self.spec.name,
-                    self.policy.stop_timeout
+                let grace = self.policy.stop_timeout;
+                let text = format!(
+                    "Error R12 (Exit timeout) -> At least one process failed to exit within {grace:?} of SIGTERM"
                 );
+                self.say(Level::WARN, &text);
                 Input::GraceElapsed(run)
             }
             Some((Timer::Backoff(_), _)) | None => Input::BackoffElapsed,
@@ -251,12 +247,12 @@ impl Executor {
             News::Started(Err(error)) => {
                 self.running = Running::Nothing;
                 let ended = Ended::NotStarted { why: explain(&error), status: error.status() };
-                tracing::error!("{}: Cannot start: {}", self.spec.name, explain(&error));
+                self.say(Level::ERROR, &format!("Cannot start: {}", explain(&error)));
                 self.ended(ended, false);
                 Input::StartFailed(run)
             }
             News::MainExited(MainExit { exit, alone: false }) => {
-                tracing::info!("{}: Process exited with {exit}; others of the dyno have not", self.spec.name);
+                self.say(Level::INFO, &format!("Process exited with {exit}; others of the dyno have not"));
                 self.running = match self.run.clone() {
                     Some(run) => Running::Rest(exit, Box::pin(async move { run.gone().await })),
                     None => Running::Nothing,
@@ -266,7 +262,7 @@ impl Executor {
             News::MainExited(MainExit { exit, alone: true }) => self.over(run, exit).await,
             News::Gone(exit) => self.over(run, exit).await,
             News::MemoryFull => {
-                tracing::warn!("{}: Error R14 (Memory quota exceeded)", self.spec.name);
+                self.say(Level::WARN, "Error R14 (Memory quota exceeded)");
                 self.running =
                     self.run.clone().map_or(Running::Nothing, |run| Running::Main(news_of_main(run)));
                 return None;
@@ -276,9 +272,7 @@ impl Executor {
 
     /// The driver has started the run.
     fn follow(&mut self, run: Arc<dyn Run>) {
-        if let (Some(output), Some((console, prefix))) = (run.take_output(), &self.console) {
-            self.output = Some(tokio::spawn(print_output(output, console.clone(), prefix.clone())));
-        }
+        self.output = run.take_output().map(|output| self.log.follow(output));
         self.running = Running::Main(news_of_main(Arc::clone(&run)));
         self.run = Some(run);
         self.started = Some(Instant::now());
@@ -288,18 +282,26 @@ impl Executor {
     async fn over(&mut self, run: RunId, exit: Exit) -> Input {
         self.running = Running::Nothing;
         let out_of_memory = self.run.take().is_some_and(|run| run.out_of_memory());
-        if let (Some(mut output), Some((console, _))) = (self.output.take(), &self.console)
-            && timeout(LAST_LINES, &mut output).await.is_err()
-            && !console.drained(&mut output).await
-        {
-            output.abort();
+        if let Some(output) = self.output.take() {
+            output.finish().await;
         }
         if out_of_memory {
-            tracing::error!("{}: Error R15 (Memory quota vastly exceeded)", self.spec.name);
+            self.say(Level::ERROR, "Error R15 (Memory quota vastly exceeded)");
         }
-        tracing::info!("{}: Process exited with {exit}", self.spec.name);
+        self.say(Level::INFO, &format!("Process exited with {exit}"));
         self.ended(Ended::Exited(exit), out_of_memory);
         Input::Exited { run, lasted: self.started.take().is_some_and(|at| at.elapsed() >= LASTED) }
+    }
+
+    /// Says something of the dyno: in hsup's own log, and in the dyno's.
+    fn say(&self, level: Level, text: &str) {
+        let name = &self.spec.name;
+        match level {
+            Level::ERROR => tracing::error!("{name}: {text}"),
+            Level::WARN => tracing::warn!("{name}: {text}"),
+            _ => tracing::info!("{name}: {text}"),
+        }
+        self.log.say(text);
     }
 
     fn ended(&self, how: Ended, out_of_memory: bool) {

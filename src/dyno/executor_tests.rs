@@ -3,7 +3,10 @@
 use hsup_drivers::{Network, Stdio};
 
 use super::*;
+use tokio::task::JoinHandle;
+
 use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
+use crate::logs::{Logs, Printing};
 
 struct Bench {
     handle: DynoHandle,
@@ -28,7 +31,7 @@ impl Bench {
                 limits: hsup_drivers::Limits::default(),
             },
             policy: Policy { one_shot, ..Policy::default() },
-            console: None,
+            log: Logs::for_tests().dyno(&"web.1".parse().unwrap(), Printing::Elsewhere),
         };
         let (handle, task) = dyno.start();
         Self { handle, task: tokio::spawn(task), runs }

@@ -14,4 +14,4 @@ pub(crate) use handle::Command;
 pub use handle::{FormationHandle, FormationStatus, ShuttingDown};
 pub use prepare::{PrepareError, Prepared, Preparer};
 pub use supervisor::Supervisor;
-pub use work::{LOGS_STAY, Outcome, Settings, Shutdown, Work};
+pub use work::{Outcome, Settings, Shutdown, Work};

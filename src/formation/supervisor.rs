@@ -18,10 +18,10 @@ use super::plan::{Desired, Generation, Observed, plan};
 use super::ports::{desired_dynos, one_off_port};
 use super::prepare::{PrepareError, Prepared, Preparer};
 use super::preparing::{Preparing, PreparingState};
-use super::work::{LOGS_STAY, Outcome, Settings, Shutdown, Work};
+use super::work::{Outcome, Settings, Shutdown, Work};
 use crate::dyno::{self, Dyno, DynoHandle, DynoStatus, Ended, LastExit, Policy, retry_after};
 use crate::explain;
-use crate::logs::Console;
+use crate::logs::{Console, Logs, Printing};
 use crate::model::{DynoName, ProcessType, Quantities, Release, Target};
 
 /// What counts as the exit status of a dyno whose executor has failed: that of a fault of hsup itself.
@@ -58,6 +58,7 @@ pub struct Supervisor {
     settings: Settings,
     preparer: Preparer,
     console: Console,
+    logs: Logs,
     live: Option<Live>,
     /// Where others see which release is live.
     announced: watch::Sender<Option<Arc<Release>>>,
@@ -85,12 +86,13 @@ enum Event {
 }
 
 impl Supervisor {
-    /// A supervisor. Dynos print to the console, unless they have hsup's own output.
-    pub fn new(settings: Settings, preparer: Preparer, console: Console) -> Self {
+    /// A supervisor. What dynos print goes to the logs and, unless they have hsup's own output, to the console.
+    pub fn new(settings: Settings, preparer: Preparer, console: Console, logs: Logs) -> Self {
         Self {
             settings,
             preparer,
             console,
+            logs,
             live: None,
             announced: watch::Sender::new(None),
             preparing: None,
@@ -174,7 +176,7 @@ impl Supervisor {
         self.shutdown == Shutdown::No && self.outcome.is_none() && (first || !self.runs_once())
     }
 
-    /// A release has come: it is live at once if only its scale is new, else it is prepared.
+    /// A release has come: it is live at once if only its scale or its drain is new, else it is prepared.
     fn consider(&mut self, release: Arc<Release>) {
         let desired = match self.desired(&release) {
             Ok(desired) => desired,
@@ -187,8 +189,13 @@ impl Supervisor {
         self.warn_of_unknown_types(&release);
         let is_being_prepared = self.is_preparing(&release);
         match &mut self.live {
-            Some(live) if live.release.differs_in_scale_only(&release) => {
-                tracing::info!("release {}: scaling", release.version);
+            Some(live) if live.release.needs_no_restart(&release) => {
+                tracing::info!(
+                    "release {}: {}",
+                    release.version,
+                    live.release.change_without_restart(&release)
+                );
+                self.logs.set_release_drain(release.logplex_url.as_deref());
                 self.announced.send_replace(Some(Arc::clone(&release)));
                 live.release = release;
                 self.down.retain(|name, _| desired.iter().any(|dyno| dyno.name == *name));
@@ -207,7 +214,7 @@ impl Supervisor {
 
     /// Whether this release, but for its scale, is being prepared.
     fn is_preparing(&self, release: &Release) -> bool {
-        self.preparing.as_ref().is_some_and(|preparing| preparing.release.differs_in_scale_only(release))
+        self.preparing.as_ref().is_some_and(|preparing| preparing.release.needs_no_restart(release))
     }
 
     /// A change of scale neither begins a download again nor shortens the wait for the next attempt.
@@ -274,9 +281,7 @@ impl Supervisor {
     fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>, prepared: Prepared) {
         let generation = Generation(self.live.as_ref().map_or(0, |live| live.generation.0) + 1);
         tracing::info!("release {} of {} is live", release.version, release.app);
-        if release.logplex_url.is_some() {
-            tracing::warn!("LogplexURL of release {}: {LOGS_STAY}", release.version);
-        }
+        self.logs.set_release_drain(release.logplex_url.as_deref());
         match self.settings.work {
             Work::Build => self.outcome = Some(Outcome::Finished(0)),
             Work::Formation { .. } if desired.is_empty() => {
@@ -399,7 +404,7 @@ impl Supervisor {
     fn start_dyno(&mut self, new: Desired) {
         let Some(live) = &self.live else { return };
         let (command, stdio, of_release) = match &self.settings.work {
-            Work::OneOff { command, stdio } => (command, stdio.clone(), Limits::default()),
+            Work::OneOff { command, stdio } => (command, self.logs.stdio(stdio), Limits::default()),
             Work::Formation { .. } | Work::Build => {
                 let Some(process) = live.release.formation.find(&new.name.process_type) else { return };
                 (&process.command, Stdio::Pipes, process.limits)
@@ -407,8 +412,8 @@ impl Supervisor {
         };
         let limits = self.settings.limits.of(&new.name.process_type).or(of_release);
         let index = live.release.formation.iter().position(|p| p.process_type == new.name.process_type);
-        let prefix = self.console.prefix(&new.name.to_string(), index.unwrap_or_default());
-        let console = (stdio == Stdio::Pipes).then(|| (self.console.clone(), prefix));
+        let printing = Printing::of(&stdio, &self.console, &new.name, index.unwrap_or_default());
+        let log = self.logs.dyno(&new.name, printing);
         let spec = DynoSpec {
             name: new.name.to_string(),
             command: command.args().into(),
@@ -424,7 +429,7 @@ impl Supervisor {
             driver: Arc::clone(self.preparer.driver()),
             spec,
             policy: Policy { one_shot: self.runs_once(), ..self.settings.policy },
-            console,
+            log,
         };
         let (handle, task) = dyno.start();
         let id = self.tasks.spawn(task).id();

@@ -30,10 +30,10 @@ impl Bench {
         let stacks = Stacks::new("/nonexistent".into(), None);
         let preparer =
             Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default(), None), stacks);
-        let (console, _written) = Console::stdout();
+        let (console, _written) = Console::of_process();
         let (releases, newest) = watch::channel(None);
         let (shutdown, shutdowns) = watch::channel(Shutdown::No);
-        let supervisor = Supervisor::new(settings, preparer, console);
+        let supervisor = Supervisor::new(settings, preparer, console, Logs::for_tests());
         let live = supervisor.live();
         let (handle, task) = supervisor.start(newest, shutdowns);
         Self { releases, shutdown, handle, live, task: tokio::spawn(task), runs }

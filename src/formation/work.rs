@@ -5,9 +5,6 @@ use hsup_drivers::Stdio;
 use crate::dyno::Policy;
 use crate::model::{self, LimitSettings, Quantities};
 
-/// What becomes of log lines that a release or a flag wants shipped.
-pub const LOGS_STAY: &str = "log shipping is not in this build; log lines go to the console only";
-
 /// What is to be done with releases.
 #[derive(Clone, Debug)]
 pub enum Work {

@@ -27,11 +27,26 @@ pub(crate) enum Timeouts {
 pub(crate) struct HttpClient {
     client: OnceLock<Client>,
     timeouts: Timeouts,
+    redirects: Redirects,
+}
+
+/// What is done where a server sends one elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Redirects {
+    /// One goes there.
+    Followed,
+    /// It is an answer like any other: most redirects would make a `GET` of a `POST`.
+    Answers,
 }
 
 impl HttpClient {
     pub(crate) fn new(timeouts: Timeouts) -> Self {
-        Self { client: OnceLock::new(), timeouts }
+        Self { client: OnceLock::new(), timeouts, redirects: Redirects::Followed }
+    }
+
+    /// The same, with another way with redirects.
+    pub(crate) fn redirects(self, redirects: Redirects) -> Self {
+        Self { redirects, ..self }
     }
 
     /// The client for a URL.
@@ -42,11 +57,11 @@ impl HttpClient {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let (plain, timeouts) = (url.starts_with("http://"), self.timeouts);
+        let (plain, timeouts, redirects) = (url.starts_with("http://"), self.timeouts, self.redirects);
         // the CA certificates are read from disk
-        let client = blocking(move |_| match build(timeouts, false) {
+        let client = blocking(move |_| match build(timeouts, redirects, false) {
             // plain HTTP needs no certificates; a redirect to https fails for want of them
-            Err(_) if plain => build(timeouts, true),
+            Err(_) if plain => build(timeouts, redirects, true),
             outcome => outcome,
         })
         .await?;
@@ -54,11 +69,20 @@ impl HttpClient {
     }
 }
 
-fn build(timeouts: Timeouts, without_certificates: bool) -> Result<Client, reqwest::Error> {
+/// Chooses what TLS computes with, for the whole process.
+pub(crate) fn install_crypto() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // it fails only where another thread was quicker, which is as good
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
+}
+
+fn build(
+    timeouts: Timeouts,
+    redirects: Redirects,
+    without_certificates: bool,
+) -> Result<Client, reqwest::Error> {
+    install_crypto();
     let builder = Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .user_agent(concat!("hsup/", env!("CARGO_PKG_VERSION")))
@@ -67,6 +91,10 @@ fn build(timeouts: Timeouts, without_certificates: bool) -> Result<Client, reqwe
     let builder = match timeouts {
         Timeouts::WhileItMoves => builder.read_timeout(STALL_TIMEOUT),
         Timeouts::InAll(all) => builder.timeout(all),
+    };
+    let builder = match redirects {
+        Redirects::Followed => builder,
+        Redirects::Answers => builder.redirect(reqwest::redirect::Policy::none()),
     };
     if without_certificates { builder.tls_certs_only([]).build() } else { builder.build() }
 }

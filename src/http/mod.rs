@@ -3,5 +3,5 @@
 mod client;
 mod retry;
 
-pub(crate) use client::{HttpClient, Timeouts};
+pub(crate) use client::{HttpClient, Redirects, Timeouts, install_crypto};
 pub(crate) use retry::{Retry, asked_to_wait, random_fraction};

@@ -1,10 +1,12 @@
-//! The console: what dynos print, on hsup's standard output, each line behind the name of its dyno.
+//! The console: hsup's own standard output and errors, where dynos' lines are printed behind the names of their
+//! dynos, and what a one-off dyno prints passes through as it is.
 //!
-//! One thread writes, so that a terminal that has been stopped holds up nothing but the dynos that print to it.
+//! One thread writes, so that a terminal that has been stopped holds up nothing but the dynos that print to it: its
+//! contract is that they wait.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How many batches of lines may wait for the terminal before the dynos that print wait as well.
+use super::batch::{Batch, Origin};
+
+/// How many pieces of output may wait for the terminal before the dynos that print wait as well.
 const QUEUE: usize = 16;
 
 /// How long a reader of hsup's output may take nothing at all before it counts as gone for good, once there is
@@ -21,16 +25,24 @@ const QUEUE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Colours that can be told apart on light and on dark ground, in turn.
-const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+pub const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
-/// Where a dyno's lines go. Cheap to clone; a clone writes under the name it was made for.
+/// What stands at the end of a line that was too long and goes on in the next one.
+pub const CUT_MARK: &str = "…";
+
+/// Whether what is written to a terminal of this process may have colours.
+pub fn may_be_coloured(out: &impl IsTerminal) -> bool {
+    out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Where dynos' lines are printed. Cheap to clone.
 #[derive(Clone)]
 pub struct Console {
-    batches: mpsc::Sender<Vec<u8>>,
-    /// What the thread is to do, until the first batch has started it: a one-off dyno has the output itself.
+    pieces: mpsc::Sender<Piece>,
+    /// What the thread is to do, until the first piece has started it: a one-off dyno has the output itself.
     thread: Arc<Mutex<Option<Thread>>>,
     colour: bool,
-    progress: Progress,
+    progress: Arc<Progress>,
 }
 
 type Thread = Box<dyn FnOnce() + Send>;
@@ -41,29 +53,67 @@ impl fmt::Debug for Console {
     }
 }
 
-/// How many batches have been written.
-#[derive(Clone, Debug, Default)]
-struct Progress(Arc<AtomicU64>);
+/// Something to be written.
+enum Piece {
+    /// Lines, each behind a prefix.
+    Lines(Arc<[u8]>, Arc<Batch>),
+    /// Bytes as they are.
+    Raw(Channel, Vec<u8>),
+}
+
+/// One of the two outputs of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl From<Channel> for Origin {
+    fn from(channel: Channel) -> Self {
+        match channel {
+            Channel::Stdout => Self::Stdout,
+            Channel::Stderr => Self::Stderr,
+        }
+    }
+}
+
+/// What has been written.
+#[derive(Debug, Default)]
+struct Progress {
+    pieces: AtomicU64,
+    /// Whether nobody reads standard output, and standard errors, any longer.
+    gone: [AtomicBool; 2],
+}
 
 impl Progress {
-    fn batches(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    fn pieces(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    fn gone(&self, channel: Channel) -> &AtomicBool {
+        let [stdout, stderr] = &self.gone;
+        match channel {
+            Channel::Stdout => stdout,
+            Channel::Stderr => stderr,
+        }
     }
 }
 
 /// Tells when everything that was printed has been written.
 #[derive(Debug)]
-pub struct Written(oneshot::Receiver<()>, Progress);
+pub struct Written(oneshot::Receiver<()>, Arc<Progress>);
 
 impl Written {
     /// Waits until every [`Console`] has been dropped and what they were given is written; whether it has been.
     pub async fn wait(self) -> bool {
         let Self(mut end, progress) = self;
         loop {
-            let before = progress.batches();
+            let before = progress.pieces();
             match timeout(PATIENCE, &mut end).await {
                 Ok(_) => return true,
-                Err(_) if progress.batches() == before => return false,
+                Err(_) if progress.pieces() == before => return false,
                 Err(_) => {}
             }
         }
@@ -71,50 +121,46 @@ impl Written {
 }
 
 impl Console {
-    /// A console on standard output, in colour if that is a terminal.
-    pub fn stdout() -> (Self, Written) {
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Self::to(io::stdout(), colour)
+    /// A console on standard output and errors, in colour if that is a terminal.
+    pub fn of_process() -> (Self, Written) {
+        Self::to(io::stdout(), io::stderr(), may_be_coloured(&io::stdout()))
     }
 
-    fn to(mut out: impl Write + Send + 'static, colour: bool) -> (Self, Written) {
-        let (batches, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
+    fn to(
+        stdout: impl Write + Send + 'static,
+        stderr: impl Write + Send + 'static,
+        colour: bool,
+    ) -> (Self, Written) {
+        let (pieces, queue) = mpsc::channel::<Piece>(QUEUE);
         let (done, written) = oneshot::channel();
-        let progress = Progress::default();
-        let made = progress.clone();
+        let progress = Arc::new(Progress::default());
+        let made = Arc::clone(&progress);
         let thread: Thread = Box::new(move || {
-            let mut broken = false;
-            while let Some(batch) = queue.blocking_recv() {
-                // Dynos go on when nobody reads what they print.
-                if !broken && let Err(error) = out.write_all(&batch).and_then(|()| out.flush()) {
-                    broken = true;
-                    tracing::warn!(%error, "standard output is gone; the dynos' lines are no longer printed");
-                }
-                made.0.fetch_add(1, Ordering::Relaxed);
-            }
+            write_all(queue, stdout, stderr, &made);
             let _nobody_waits = done.send(());
         });
         let thread = Arc::new(Mutex::new(Some(thread)));
-        (Self { batches, thread, colour, progress: progress.clone() }, Written(written, progress))
+        (Self { pieces, thread, colour, progress: Arc::clone(&progress) }, Written(written, progress))
     }
 
     /// What stands before each line of a dyno. `index` chooses the colour.
-    pub fn prefix(&self, dyno: &str, index: usize) -> Vec<u8> {
+    pub fn prefix(&self, dyno: &str, index: usize) -> Arc<[u8]> {
         match COLOURS.get(index % COLOURS.len()) {
             Some(colour) if self.colour => format!("\x1b[{colour}m{dyno} |\x1b[0m "),
             Some(_) | None => format!("{dyno} | "),
         }
         .into_bytes()
+        .into()
     }
 
     /// Waits for what prints to this console to end, as long as the console is behind and makes progress. Whether it
     /// has ended.
-    pub async fn drained(&self, mut printing: &mut JoinHandle<()>) -> bool {
-        while self.batches.capacity() == 0 {
-            let before = self.progress.batches();
+    pub(super) async fn drained(&self, mut printing: &mut JoinHandle<()>) -> bool {
+        while self.pieces.capacity() == 0 {
+            let before = self.progress.pieces();
             match timeout(PATIENCE, &mut printing).await {
                 Ok(_) => return true,
-                Err(_) if self.progress.batches() == before => return false,
+                Err(_) if self.progress.pieces() == before => return false,
                 Err(_) => {}
             }
         }
@@ -128,16 +174,85 @@ impl Console {
         }
     }
 
-    /// Prints a batch of complete lines; waits while the terminal is behind.
-    pub async fn print(&self, batch: Vec<u8>) {
+    /// Prints lines behind a prefix; waits while the terminal is behind.
+    pub(super) async fn print(&self, prefix: &Arc<[u8]>, batch: &Arc<Batch>) {
         self.start();
-        let _gone_at_shutdown = self.batches.send(batch).await;
+        let _gone_at_shutdown = self.pieces.send(Piece::Lines(Arc::clone(prefix), Arc::clone(batch))).await;
+    }
+
+    /// Passes bytes through, waiting while the terminal is behind. Whether anybody reads them: as with a pipe, who
+    /// prints to nobody is to be told.
+    pub(super) async fn pass(&self, channel: Channel, bytes: Vec<u8>) -> bool {
+        self.start();
+        let sent = self.pieces.send(Piece::Raw(channel, bytes)).await;
+        sent.is_ok() && !self.progress.gone(channel).load(Ordering::Relaxed)
+    }
+}
+
+/// The thread's life.
+fn write_all(
+    mut queue: mpsc::Receiver<Piece>,
+    mut stdout: impl Write,
+    mut stderr: impl Write,
+    progress: &Progress,
+) {
+    let mut text = Vec::new();
+    while let Some(piece) = queue.blocking_recv() {
+        let channel = match &piece {
+            Piece::Lines(..) => Channel::Stdout,
+            Piece::Raw(channel, _) => *channel,
+        };
+        // Dynos go on when nobody reads what they print.
+        if !progress.gone(channel).load(Ordering::Relaxed) {
+            let bytes = match &piece {
+                Piece::Lines(prefix, batch) => {
+                    text.clear();
+                    append(&mut text, prefix, batch);
+                    &text
+                }
+                Piece::Raw(_, bytes) => bytes,
+            };
+            let written = match channel {
+                Channel::Stdout => stdout.write_all(bytes).and_then(|()| stdout.flush()),
+                Channel::Stderr => stderr.write_all(bytes).and_then(|()| stderr.flush()),
+            };
+            if let Err(error) = written {
+                progress.gone(channel).store(true, Ordering::Relaxed);
+                match piece {
+                    Piece::Lines(..) => tracing::warn!(
+                        %error,
+                        "standard output is gone; the dynos' lines are no longer printed"
+                    ),
+                    Piece::Raw(..) => tracing::debug!(%error, ?channel, "nobody reads what the dyno prints"),
+                }
+            }
+            // What a flood has needed is not kept for good.
+            text.shrink_to(KEPT_TEXT_BYTES);
+        }
+        progress.pieces.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How much memory the console's thread keeps for the next lines.
+const KEPT_TEXT_BYTES: usize = 64 * 1024;
+
+fn append(text: &mut Vec<u8>, prefix: &[u8], batch: &Batch) {
+    for line in batch.lines() {
+        text.extend_from_slice(prefix);
+        text.extend_from_slice(line.bytes);
+        if line.cut {
+            text.extend_from_slice(CUT_MARK.as_bytes());
+        }
+        text.push(b'\n');
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
+    use crate::logs::Speaker;
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -152,20 +267,30 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn everything_is_written_before_the_end() {
-        let out = Shared::default();
-        let (console, written) = Console::to(out.clone(), false);
-        for _ in 0..1000 {
-            console.print(b"web.1 | line\n".to_vec()).await;
-        }
-        drop(console);
-        assert!(written.wait().await);
-        assert_eq!(out.0.lock().unwrap().len(), 13_000);
+    fn batch(text: &str) -> Arc<Batch> {
+        let speaker = Speaker::dyno(&"web.1".parse().unwrap());
+        Arc::new(Batch::new(speaker, Origin::Stdout, SystemTime::now(), text.as_bytes().to_vec()))
     }
 
     #[tokio::test]
-    async fn a_reader_that_goes_away_stops_nobody() {
+    async fn everything_is_written_before_the_end() {
+        let (out, err) = (Shared::default(), Shared::default());
+        let (console, written) = Console::to(out.clone(), err.clone(), false);
+        let prefix = console.prefix("web.1", 0);
+        for _ in 0..1000 {
+            console.print(&prefix, &batch("line\n")).await;
+        }
+        console.print(&prefix, &batch("a\ncut")).await;
+        assert!(console.pass(Channel::Stderr, b"raw".to_vec()).await);
+        drop(console);
+        assert!(written.wait().await);
+        let out = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(out, "web.1 | line\n".repeat(1000) + "web.1 | a\nweb.1 | cut…\n");
+        assert_eq!(*err.0.lock().unwrap(), b"raw");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_away_stops_nobody_and_is_noticed() {
         struct Broken;
         impl Write for Broken {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -175,11 +300,14 @@ mod tests {
                 Ok(())
             }
         }
-        let (console, written) = Console::to(Broken, true);
-        assert_eq!(console.prefix("web.1", 6), b"\x1b[36mweb.1 |\x1b[0m ");
+        let (console, written) = Console::to(Broken, Vec::new(), true);
+        let prefix = console.prefix("web.1", 6);
+        assert_eq!(&*prefix, b"\x1b[36mweb.1 |\x1b[0m ");
         for _ in 0..1000 {
-            console.print(b"x\n".to_vec()).await;
+            console.print(&prefix, &batch("x\n")).await;
         }
+        assert!(!console.pass(Channel::Stdout, b"x".to_vec()).await);
+        assert!(console.pass(Channel::Stderr, b"x".to_vec()).await);
         drop(console);
         assert!(written.wait().await);
     }

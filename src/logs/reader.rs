@@ -1,68 +1,131 @@
-//! Reads what a dyno prints, from its pipes to the console.
+//! Reads what a dyno prints, from its pipes to whatever takes lines.
 
+use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use hsup_drivers::Output;
+use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 
-use super::console::Console;
+use super::console::Channel;
+use super::dyno_log::{DynoLog, Taken};
 use super::lines::Lines;
 
-/// How much is read at once. The buffer lives on the stack while bytes are there, so that a quiet dyno has none.
-const READ_BYTES: usize = 16 * 1024;
+/// How much is read at once, and how much the pipe of a dyno that prints a lot is made to hold.
+const READ_BYTES: usize = 256 * 1024;
 
-/// Prints what comes out of a dyno's two pipes until both are closed.
-pub async fn print_output(output: Output, console: Console, prefix: Vec<u8>) {
-    tokio::join!(print(output.stdout, &console, &prefix), print(output.stderr, &console, &prefix));
+/// What a pipe holds as it is made: reading as much as that at once means that the dyno waits for room.
+const PIPE_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// The one buffer of a thread that reads; what is read is copied out before anything else is read. Pages that no
+    /// dyno has printed enough to fill are never touched.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-async fn print(pipe: OwnedFd, console: &Console, prefix: &[u8]) {
+/// How much more of a dyno's output is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Until {
+    /// Its pipes are closed.
+    Closed,
+    /// The same, and without waiting for drains to have room: the dyno is gone, and what is left is what its pipes
+    /// hold.
+    ClosedAtOnce,
+    /// Nothing more.
+    Now,
+}
+
+/// Reads a dyno's two pipes until both are closed, or it is told to stop.
+pub(super) async fn read_output(output: Output, log: DynoLog, until: watch::Receiver<Until>) {
+    tokio::join!(
+        read_pipe(output.stdout, Channel::Stdout, &log, until.clone()),
+        read_pipe(output.stderr, Channel::Stderr, &log, until.clone())
+    );
+}
+
+async fn read_pipe(pipe: OwnedFd, channel: Channel, log: &DynoLog, mut until: watch::Receiver<Until>) {
     let receiver = match pipe::Receiver::from_owned_fd(pipe) {
         Ok(receiver) => receiver,
         Err(error) => {
-            tracing::error!(%error, "cannot read what a dyno prints");
+            tracing::error!(%error, "cannot read what {} prints", log.name());
             return;
         }
     };
-    let mut lines = Lines::default();
-    let mut open = true;
-    while open {
-        if let Err(error) = receiver.readable().await {
-            tracing::error!(%error, "cannot wait for what a dyno prints");
-            return;
+    let (mut lines, mut enlarged, mut read_bytes) = (Lines::default(), false, 0);
+    loop {
+        // Before the reading, so that what waits for room is still in the pipe and the dyno waits with it.
+        tokio::select! {
+            biased;
+            () = log.room(&mut read_bytes) => {}
+            () = reached(&mut until, Until::ClosedAtOnce) => {}
         }
-        let mut batch = Vec::new();
-        open = read(&receiver, |bytes| lines.push(bytes, |line| append(&mut batch, prefix, line)));
-        if !open {
-            lines.finish(|line| append(&mut batch, prefix, line));
+        tokio::select! {
+            biased;
+            ready = receiver.readable() => if let Err(error) = ready {
+                tracing::error!(%error, "cannot wait for what {} prints", log.name());
+                break;
+            },
+            () = reached(&mut until, Until::Now) => break,
         }
-        if !batch.is_empty() {
-            console.print(batch).await;
+        match read(&receiver, |bytes| log.cut(channel, bytes, &mut lines)) {
+            Ok(Some(taken)) => {
+                read_bytes += taken.length;
+                if taken.length >= PIPE_BYTES && !enlarged {
+                    enlarged = true;
+                    enlarge(&receiver);
+                }
+                if !log.publish(taken).await {
+                    break;
+                }
+            }
+            Ok(None) => {}
+            Err(End::Closed) => break,
+            Err(End::Failed(error)) => {
+                tracing::error!(%error, "cannot read what {} prints", log.name());
+                break;
+            }
         }
+    }
+    let rest = log.rest(channel, &mut lines);
+    log.publish(rest).await;
+}
+
+/// Waits until reading is to go on until `mark` only. Cancel safe.
+async fn reached(until: &mut watch::Receiver<Until>, mark: Until) {
+    if until.wait_for(|until| *until >= mark).await.is_err() {
+        std::future::pending().await
     }
 }
 
-fn append(batch: &mut Vec<u8>, prefix: &[u8], line: &[u8]) {
-    batch.extend_from_slice(prefix);
-    batch.extend_from_slice(line);
-    batch.push(b'\n');
+/// Why nothing more can be read.
+enum End {
+    Closed,
+    Failed(io::Error),
 }
 
-/// Hands on what is in the pipe, up to a buffer's worth so that others get their turn; whether there may be more
-/// to come.
-fn read(pipe: &pipe::Receiver, bytes: impl FnOnce(&[u8])) -> bool {
-    let mut buffer = [0; READ_BYTES];
-    match pipe.try_read(&mut buffer) {
-        Ok(0) => false,
-        Ok(length) => {
-            bytes(buffer.get(..length).unwrap_or_default());
-            true
+/// Hands on what is in the pipe, up to a buffer's worth so that others get their turn.
+fn read(pipe: &pipe::Receiver, take: impl FnOnce(&[u8]) -> Taken) -> Result<Option<Taken>, End> {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.is_empty() {
+            *buffer = vec![0; READ_BYTES];
         }
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => true,
-        Err(error) => {
-            tracing::error!(%error, "cannot read what a dyno prints");
-            false
+        match pipe.try_read(buffer) {
+            Ok(0) => Err(End::Closed),
+            Ok(length) => Ok(Some(take(&buffer[..length]))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(None)
+            }
+            Err(error) => Err(End::Failed(error)),
         }
+    })
+}
+
+/// Lets the pipe hold more, so that the dyno and hsup change over less often. A host that allows no more is fine.
+fn enlarge(pipe: &pipe::Receiver) {
+    let size = i32::try_from(READ_BYTES).unwrap_or(i32::MAX);
+    if let Err(error) = fcntl(pipe.as_fd(), FcntlArg::F_SETPIPE_SZ(size)) {
+        tracing::debug!(%error, "a dyno's pipe stays at its size");
     }
 }

@@ -202,8 +202,9 @@ impl fmt::Debug for Release {
 }
 
 impl Release {
-    /// Whether the two differ at most in quantities, so that going from one to the other is a mere scaling.
-    pub fn differs_in_scale_only(&self, other: &Self) -> bool {
+    /// Whether the two differ at most in quantities and in where log lines go, so that no dyno need be replaced to go
+    /// from one to the other.
+    pub fn needs_no_restart(&self, other: &Self) -> bool {
         let commands = |release: &Self| {
             let mut commands: Vec<_> = release
                 .formation
@@ -213,8 +214,17 @@ impl Release {
             commands.sort_by(|a, b| a.0.cmp(&b.0));
             commands
         };
-        let bare = |release: &Self| Self { formation: Formation::default(), ..release.clone() };
+        let bare =
+            |release: &Self| Self { formation: Formation::default(), logplex_url: None, ..release.clone() };
         bare(self) == bare(other) && commands(self) == commands(other)
+    }
+
+    /// What to say of the change to a release that needs no restart.
+    pub fn change_without_restart(&self, other: &Self) -> &'static str {
+        match self.logplex_url == other.logplex_url {
+            true => "scaling",
+            false => "its log lines go elsewhere; no dyno is restarted for it",
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use super::*;
 use crate::cli::{DriverKind, ExitCode};
 use crate::log::LogFormat;
+use crate::logs::LogSettings;
 use crate::model::Quantities;
 use crate::stack::StackId;
 
@@ -85,7 +86,7 @@ fn everything_has_its_default() {
         runtime_dir: None,
         one_shot: false,
         start_number: 1,
-        logplex_url: None,
+        logs: LogSettings::default(),
         limits: LimitSettings::default(),
         native: native::read(&mut Reader::new(&|_| None), Vec::new()),
         binds: vec![],
@@ -107,7 +108,17 @@ fn variables_say_what_flags_say() {
         .with("HSUP_CONTROL_SOCKET", "none")
         .with("HSUP_ONESHOT", "1")
         .with("HSUP_START_NUMBER", "3")
-        .with("HSUP_LOGPLEX_URL", "https://t:pw@logs.example.com/logs")
+        .with("HSUP_LOGPLEX_URL", "https://t:pw@logs.example.com/logs syslog+tls://logs.example.com")
+        .with("HSUP_LOG_OVERFLOW", "block")
+        .with("HSUP_LOG_BUFFER", "16MiB")
+        .with("HSUP_LOG_SPOOL", "0")
+        .with("HSUP_LOG_GZIP", "yes")
+        .with("HSUP_LOG_FLUSH_TIMEOUT", "1s")
+        .with("HSUP_LOG_TAIL", "2MiB")
+        .with("HSUP_LOG_DIR", "logs")
+        .with("HSUP_LOG_DIR_SIZE", "1GiB")
+        .with("HSUP_LOG_DIR_AGE", "1h")
+        .with("HSUP_LOG_DIR_KEEP", "3")
         .with("HSUP_BIND", "/srv/a:/a, /b")
         .with("HSUP_CONTROL_DIR", "control")
         .with("HSUP_STATE_DIR", "state")
@@ -120,13 +131,17 @@ fn variables_say_what_flags_say() {
         .with("XDG_RUNTIME_DIR", "/run/user/7");
     let by_variables = case.config(&["build"]);
     let flags = "-a shop -d abspath -s none --oneshot --start-number 3 --logplex-url \
-                 https://t:pw@logs.example.com/logs --bind /srv/a:/a --bind /b --control-dir control \
+                 https://t:pw@logs.example.com/logs --logplex-url syslog+tls://logs.example.com --log-overflow block \
+                 --log-buffer 16MiB --log-spool 0 --log-gzip --log-flush-timeout 1s --log-tail 2MiB --log-dir logs \
+                 --log-dir-size 1GiB --log-dir-age 1h --log-dir-keep 3 --bind /srv/a:/a --bind /b --control-dir control \
                  --state-dir state --stack-manifest stacks.yml --poll-interval 1m --stop-timeout 0s --log-format json --log-level hsup=debug";
     let mut line: Vec<_> = flags.split_whitespace().collect();
     line.push("build");
     let bare =
         Case { variables: vec![], ..case }.with("NO_COLOR", "1").with("XDG_RUNTIME_DIR", "/run/user/7");
     assert_eq!(by_variables, bare.config(&line));
+    assert_eq!(by_variables.logs.drains.len(), 2);
+    assert_eq!(by_variables.logs.files.as_ref().map(|files| files.dir.clone()), Some(bare.path("logs")));
     assert_eq!(by_variables.binds[1].inside, PathBuf::from("/b"));
     assert_eq!(by_variables.log.format, LogFormat::Json);
     assert!(!by_variables.log.colour);
@@ -161,8 +176,8 @@ fn all_that_is_wrong_is_said_at_once() {
             "--dynodriver: the docker driver is not in this build: use simple, abspath or native",
             "HSUP_ONESHOT: \"maybe\" is neither yes nor no: write true or false",
             "--start-number: \"0\" is not the number of a dyno: write a whole number from 1 to 1000000",
-            "--logplex-url: the value (not shown, since it may hold a password) is not an HTTP URL: write \
-             https://USER:PASSWORD@HOST/PATH",
+            "--logplex-url: the URL does not start with http://, https://, syslog:// or syslog+tls://: write one such as \
+             https://token:PASSWORD@logs.example.com/logs",
             "--bind: bind \"rel:/x\" is not valid: write HOST:INSIDE or HOST:INSIDE:ro with two absolute paths, for instance \
              /srv/data:/app/data",
             "--bind: bind \"/y:z\" is not valid: write HOST:INSIDE or HOST:INSIDE:ro with two absolute paths, for instance \
@@ -393,7 +408,7 @@ fn binds_do_not_hide_one_another() {
 fn the_password_of_the_log_url_is_shown_nowhere() {
     let config = Case::app().config(&["--logplex-url", "https://t:hunter2@h/logs", "build"]);
     assert!(!format!("{config:?}").contains("hunter2"));
-    assert_eq!(config.logplex_url.unwrap().expose(), "https://t:hunter2@h/logs");
+    assert_eq!(config.logs.drains[0].expose(), "https://t:hunter2@h/logs");
     for bad in ["hunter2", "ftp://t:hunter2@h/", "https://t:hunter2@", "https://"] {
         let error = Case::app().parse(&["--logplex-url", bad, "build"]).unwrap_err().to_string();
         assert!(!error.contains("hunter2") && error.starts_with("--logplex-url: "), "{error}");

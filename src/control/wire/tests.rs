@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::logs::DrainStatus;
 
 fn at(text: &str) -> SystemTime {
     humantime::parse_rfc3339(text).unwrap()
@@ -24,7 +25,9 @@ fn dyno(name: &str, state: DynoState) -> DynoStatus {
 }
 
 fn shown(dynos: Vec<DynoStatus>) -> StatusResponse {
-    StatusResponse::new(&FormationStatus { app: None, release: None, dynos }, |_| None)
+    StatusResponse::new(&FormationStatus { app: None, release: None, dynos }, &LogsStatus::default(), |_| {
+        None
+    })
 }
 
 #[test]
@@ -51,11 +54,24 @@ fn status_is_what_users_know_and_more() {
         release: Some(ReleaseVersion(3)),
         dynos: vec![up, crashed],
     };
+    let drain = DrainStatus {
+        url: "https://logs.example.com/logs".to_owned(),
+        taken_lines: 12,
+        sent_lines: 7,
+        sent_bytes: 700,
+        requests: 2,
+        retries: 3,
+        dropped_lines: 1,
+        buffered_bytes: 400,
+        trouble: Some("it answers 503 Service Unavailable".to_owned()),
+        ..DrainStatus::default()
+    };
+    let logs = LogsStatus { lines: 12, bytes: 340, drains: vec![drain] };
     let usage = |pid| {
         assert_eq!(pid, 4211);
         Some(Usage { memory_bytes: 52_428_800, cpu: Duration::from_millis(1250) })
     };
-    let status = StatusResponse::new(&status, usage);
+    let status = StatusResponse::new(&status, &logs, usage);
     let golden = json!({
         "Processes": {
             "web": {"Status": "Started", "IPAddress": "127.0.0.1", "Port": 5000, "ProcessID": 1},
@@ -76,6 +92,11 @@ fn status_is_what_users_know_and_more() {
             },
         ],
         "Release": {"App": "myapp", "Version": "v3"},
+        "Logs": {"Lines": 12, "Bytes": 340, "Drains": [{
+            "URL": "https://logs.example.com/logs", "Lines": 12, "Sent": 7, "SentBytes": 700, "Requests": 2,
+            "Retries": 3, "Dropped": 1, "Refused": 0, "BufferedBytes": 400, "Spooled": 0, "SpooledBytes": 0,
+            "Trouble": "it answers 503 Service Unavailable",
+        }]},
     });
     assert_eq!(serde_json::to_value(&status).unwrap(), golden);
     let mut cut = status;
@@ -85,7 +106,10 @@ fn status_is_what_users_know_and_more() {
 
 #[test]
 fn without_a_release_there_are_no_dynos() {
-    let golden = json!({"Processes": {}, "Dynos": [], "Release": {"App": null, "Version": null}});
+    let golden = json!({
+        "Processes": {}, "Dynos": [], "Release": {"App": null, "Version": null},
+        "Logs": {"Lines": 0, "Bytes": 0, "Drains": []},
+    });
     assert_eq!(serde_json::to_value(shown(vec![])).unwrap(), golden);
 }
 

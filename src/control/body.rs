@@ -1,0 +1,65 @@
+//! The body of an answer: a whole one, or one that goes on for as long as there is something to be told.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http_body_util::Full;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+
+use super::logs::{Follower, Rest};
+
+/// The body of an answer.
+pub(super) enum AnswerBody {
+    Whole(Full<Bytes>),
+    Lines(Rest),
+    /// There were lines, and there are no more.
+    Ended,
+}
+
+impl From<Follower> for AnswerBody {
+    fn from(follower: Follower) -> Self {
+        Self::Lines(follower.rest())
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            Self::Lines(rest) => Poll::Ready(match ready!(rest.as_mut().poll(cx)) {
+                Some((bytes, follower)) => {
+                    *self = follower.into();
+                    Some(Ok(Frame::data(bytes)))
+                }
+                None => {
+                    *self = Self::Ended;
+                    None
+                }
+            }),
+            Self::Ended => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Lines(_) => false,
+            Self::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Lines(_) => SizeHint::default(),
+            Self::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
