@@ -6,7 +6,7 @@
 
 driver ?= simple
 CARGO ?= cargo
-packages = bash bsdutils coreutils debootstrap e2fsprogs gcc gzip iproute2 libc6-dev mount nftables python3 runc \
+packages = bash bsdutils coreutils debootstrap e2fsprogs gcc gzip iproute2 libc6-dev mount nftables openssl python3 runc \
     squashfs-tools tar util-linux
 # What the tests' dynos run, beside what every Debian has.
 stack_packages = iproute2,procps,python3

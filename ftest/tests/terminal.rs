@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use hsup_ftest::{Driver, FakeHeroku, Hsup, Launch, Room, driver, missing, procs};
+use hsup_ftest::{Driver, FakeHeroku, Hsup, Launch, Room, Sink, driver, missing, procs};
 
 /// Whether there is `script`.
 fn has_script() -> bool {
@@ -141,6 +141,24 @@ fn a_daemon_that_holds_on_to_the_terminal_does_not_hold_up_the_end() {
     hsup.wait_line("bye");
     let ended = hsup.end();
     assert_eq!(ended.code, 7, "{ended:?}");
+}
+
+#[test]
+fn what_a_terminal_shows_is_sent_to_the_drain() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    let sink = Sink::new(&room);
+    room.release(&room.app().field("LogplexURL", sink.url()));
+    let hsup = at_a_terminal(
+        &room,
+        &room.hsup(["run", "tty -s && echo a terminal; printf 'the last line'; exit 6"]),
+    );
+    let ended = hsup.end();
+    assert_eq!(ended.code, 6, "{ended:?}");
+    assert!(ended.stdout.contains("the last line"), "{ended:?}");
+    assert_eq!(sink.lines("run.1"), ["a terminal", "the last line"]);
 }
 
 #[test]

@@ -1,0 +1,91 @@
+//! `--log-dir`: the lines of each dyno in a file of its own.
+
+use std::fs;
+use std::process::Command;
+
+use hsup_ftest::{Room, eventually};
+
+/// Every line in the files of a dyno, oldest first, without what stands before it.
+fn lines(room: &Room, dyno: &str) -> Vec<String> {
+    let script = format!(
+        "cd logs && {{ for f in {dyno}.log.*.gz; do [ -e $f ] && zcat $f; done; cat {dyno}.log 2>/dev/null; }}"
+    );
+    let output =
+        Command::new("sh").args(["-c", &script]).current_dir(room.dir()).output().expect("there is sh");
+    let text = String::from_utf8(output.stdout).expect("it is text");
+    text.lines()
+        .filter_map(|line| line.split_once(&format!(" app[{dyno}]: ")))
+        .map(|(_, line)| line.to_owned())
+        .collect()
+}
+
+fn names(room: &Room) -> Vec<String> {
+    let entries = fs::read_dir(room.path("logs")).expect("the directory is there").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn each_dyno_has_a_file_and_files_are_rotated_and_compressed_without_loss() {
+    let room = Room::new();
+    let app = room.app().process("web", "seq 1 20000; echo printed; exec sleep 600", 2);
+    room.release(&app.process("worker", "echo at work; exec sleep 600", 1));
+    let hsup = room
+        .hsup(["--log-dir"])
+        .arg(room.path("logs"))
+        .args(["--log-dir-size", "64KiB", "--log-dir-keep", "1000", "start"])
+        .up();
+    hsup.wait_line("web.1 | printed");
+    hsup.wait_line("web.2 | printed");
+    hsup.wait_line("worker.1 | at work");
+    assert_eq!(hsup.stop().code, 0);
+    for dyno in ["web.1", "web.2"] {
+        let mut expected: Vec<String> = (1..=20_000).map(|n| n.to_string()).collect();
+        expected.push("printed".to_owned());
+        assert!(lines(&room, dyno) == expected, "{dyno}: {:?}", names(&room));
+    }
+    assert_eq!(lines(&room, "worker.1"), ["at work"]);
+    assert!(names(&room).iter().filter(|name| name.ends_with(".gz")).count() >= 2, "{:?}", names(&room));
+    assert!(
+        names(&room).iter().all(|name| name.ends_with(".gz") || name.ends_with(".log")),
+        "{:?}",
+        names(&room)
+    );
+}
+
+#[test]
+fn the_file_goes_on_after_a_restart_and_one_off_dynos_have_theirs() {
+    let room = Room::new();
+    room.release(&room.app().process("web", "echo hello; exec sleep 600", 1));
+    for _ in 0..2 {
+        let hsup = room.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").up();
+        hsup.wait_line("web.1 | hello");
+        assert_eq!(hsup.stop().code, 0);
+    }
+    assert_eq!(lines(&room, "web.1"), ["hello", "hello"]);
+    let ended = room.hsup(["--log-dir"]).arg(room.path("logs")).args(["run", "echo once"]).end();
+    assert_eq!((ended.stdout.as_str(), lines(&room, "run.1")), ("once\n", vec!["once".to_owned()]));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_said_at_the_start() {
+    let room = Room::new();
+    room.release(&room.app());
+    fs::write(room.path("logs"), "a file").expect("a file can be written");
+    let ended = room.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").end();
+    assert_eq!(ended.code, 71, "{ended:?}");
+    assert!(ended.stderr.contains("--log-dir"), "{ended:?}");
+}
+
+#[test]
+fn a_full_disk_stops_nobody() {
+    let room = Room::new();
+    room.release(&room.app().process("web", "while sleep 0.02; do echo tick; done", 1));
+    fs::create_dir(room.path("logs")).expect("a directory can be made");
+    std::os::unix::fs::symlink("/dev/full", room.path("logs/web.1.log")).expect("a link can be made");
+    let hsup = room.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").up();
+    hsup.wait_line("cannot write the log file of web.1");
+    hsup.wait_nth_line("web.1 | tick", 20);
+    let once = || (hsup.lines("cannot write the log file").len() == 1).then_some(());
+    eventually("it is said once", || hsup.printed(), once);
+    assert_eq!(hsup.stop().code, 0);
+}
