@@ -26,8 +26,16 @@ pub enum Network {
 /// What a driver prepares a release from.
 #[derive(Clone, Debug)]
 pub struct BuildSpec {
-    /// The release, for messages: `myapp v3`.
+    /// The release, for messages: `v3 of myapp`.
     pub release: String,
+    /// The app.
+    pub app: String,
+    /// The version of the release: `v3`.
+    pub version: String,
+    /// The name of the stack that the release asks for.
+    pub stack: Option<String>,
+    /// The digest of the slug, where the release has one.
+    pub slug_digest: Option<String>,
     /// The unpacked slug (the folder that is to be `/app`), where the release has one.
     pub slug_dir: Option<PathBuf>,
     /// The root of the stack image, where the driver needs one.
@@ -210,6 +218,11 @@ pub trait Run: Send + Sync {
 
     /// The address at which the dyno's port is to be reached.
     fn address(&self) -> IpAddr;
+
+    /// The port at which it is to be reached there, where that is not the one that the dyno listens on.
+    fn port(&self) -> Option<u16> {
+        None
+    }
 
     /// The read ends of the dyno's pipes, once; `None` when it was not started with [`Stdio::Pipes`].
     fn take_output(&self) -> Option<Output>;
