@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::docker::DockerError;
 use crate::{Exit, Limits};
 
 /// A boxed future, for the traits of this crate to be used as `dyn`.
@@ -49,6 +50,19 @@ pub struct Built {
     pub app_dir: Option<PathBuf>,
     /// The root of the stack image, which all dynos share.
     pub root: Option<PathBuf>,
+    /// The image that containers are made from.
+    pub image: Option<Image>,
+}
+
+/// An image of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What it is known by.
+    pub id: String,
+    /// The app.
+    pub app: String,
+    /// The version of the release.
+    pub version: String,
 }
 
 /// What a driver starts a run of a dyno from.
@@ -146,6 +160,9 @@ pub enum BuildError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The Docker Engine did not do its part.
+    #[error(transparent)]
+    Docker(#[from] Box<DockerError>),
 }
 
 /// A dyno cannot be started.
