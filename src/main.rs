@@ -1,14 +1,19 @@
-//! `hsup`: reads the command line and hands over to the command.
+//! `hsup`: reads the command line and hands over to the command; or, in a container of the docker driver, to its entry.
 
+use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use hsup::cli::{self, CliCommand, Invocation};
+use hsup_drivers::docker::entry;
 
 fn main() -> ExitCode {
     // What hsup executes itself as when its zygote has been killed.
     if let Some(code) = hsup_drivers::native::live_as_zygote() {
         return code;
+    }
+    if entry::is_called(env::args_os().next().as_deref()) {
+        return entry::run();
     }
     match cli::parse_process() {
         Ok(Invocation::Print(text)) => {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::docker::DockerError;
 use crate::{Exit, Limits};
 
 /// A boxed future, for the traits of this crate to be used as `dyn`.
@@ -26,8 +27,16 @@ pub enum Network {
 /// What a driver prepares a release from.
 #[derive(Clone, Debug)]
 pub struct BuildSpec {
-    /// The release, for messages: `myapp v3`.
+    /// The release, for messages: `v3 of myapp`.
     pub release: String,
+    /// The app.
+    pub app: String,
+    /// The version of the release: `v3`.
+    pub version: String,
+    /// The name of the stack that the release asks for.
+    pub stack: Option<String>,
+    /// The digest of the slug, where the release has one.
+    pub slug_digest: Option<String>,
     /// The unpacked slug (the folder that is to be `/app`), where the release has one.
     pub slug_dir: Option<PathBuf>,
     /// The root of the stack image, where the driver needs one.
@@ -41,6 +50,19 @@ pub struct Built {
     pub app_dir: Option<PathBuf>,
     /// The root of the stack image, which all dynos share.
     pub root: Option<PathBuf>,
+    /// The image that containers are made from.
+    pub image: Option<Image>,
+}
+
+/// An image of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What it is known by.
+    pub id: String,
+    /// The app.
+    pub app: String,
+    /// The version of the release.
+    pub version: String,
 }
 
 /// What a driver starts a run of a dyno from.
@@ -151,6 +173,9 @@ pub enum BuildError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The Docker Engine did not do its part.
+    #[error(transparent)]
+    Docker(#[from] Box<DockerError>),
 }
 
 /// A dyno cannot be started.
@@ -223,6 +248,11 @@ pub trait Run: Send + Sync {
 
     /// The address at which the dyno's port is to be reached.
     fn address(&self) -> IpAddr;
+
+    /// The port at which it is to be reached there, where that is not the one that the dyno listens on.
+    fn port(&self) -> Option<u16> {
+        None
+    }
 
     /// The read ends of the dyno's pipes, once; `None` when it was not started with any.
     fn take_output(&self) -> Option<Output>;

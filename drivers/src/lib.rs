@@ -14,11 +14,15 @@
 //! The [`native`] driver has a third one: its zygote, forked before hsup proper has a second thread, from which the
 //! inits of dynos are cloned. Each is a child of hsup proper as well, and the first process of a pid namespace, which
 //! ends with it: of its dyno no process can leave.
+//!
+//! Dynos of the [`docker`] driver are processes of the engine's. What makes them die with hsup is the input of their
+//! container, which ends when hsup does: see [`docker::entry`].
 
 #![deny(unsafe_code)]
 
 mod abspath;
 mod command;
+pub mod docker;
 mod driver;
 mod exit;
 mod explain;
@@ -35,8 +39,8 @@ pub mod sys;
 
 pub use abspath::AbsPath;
 pub use driver::{
-    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, KillSignal, MainExit, Network, Output,
-    Run, SignalError, StartError, Stdio,
+    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Image, KillSignal, MainExit, Network,
+    Output, Run, SignalError, StartError, Stdio,
 };
 pub use exit::Exit;
 pub use explain::explain;

@@ -11,6 +11,8 @@ pub enum Driver {
     Simple,
     /// Subprocesses in `/app`, which each test has for itself in a mount namespace of its own.
     Abspath,
+    /// Containers of a Docker Engine, which all tests of a run share.
+    Docker,
     /// Linux namespaces; each test's are below a network and a mount namespace of its own.
     Native,
 }
@@ -20,6 +22,7 @@ impl fmt::Display for Driver {
         f.write_str(match self {
             Self::Simple => "simple",
             Self::Abspath => "abspath",
+            Self::Docker => "docker",
             Self::Native => "native",
         })
     }
@@ -33,8 +36,9 @@ pub fn driver() -> Driver {
     match env::var("FTEST_DRIVER").as_deref() {
         Err(env::VarError::NotPresent) | Ok("" | "simple") => Driver::Simple,
         Ok("abspath") => Driver::Abspath,
+        Ok("docker") => Driver::Docker,
         Ok("native") => Driver::Native,
-        other => panic!("FTEST_DRIVER is {other:?}: use simple, abspath or native"),
+        other => panic!("FTEST_DRIVER is {other:?}: use simple, abspath, docker or native"),
     }
 }
 
@@ -71,7 +75,7 @@ pub fn is_about(only: Driver) -> bool {
 pub fn runs_slugs() -> bool {
     let runs = match driver() {
         Driver::Simple => false,
-        Driver::Abspath | Driver::Native => true,
+        Driver::Abspath | Driver::Docker | Driver::Native => true,
     };
     if !runs {
         println!("skip: this test is about drivers that run the code of slugs");
@@ -83,7 +87,7 @@ pub fn runs_slugs() -> bool {
 pub fn isolated_network() -> bool {
     match driver() {
         Driver::Simple | Driver::Abspath => false,
-        Driver::Native => true,
+        Driver::Docker | Driver::Native => true,
     }
 }
 
@@ -96,7 +100,8 @@ pub fn stack() -> PathBuf {
     let made = || {
         // target/debug/deps/run-0123456789abcdef
         let test = env::current_exe().expect("the test knows where it is");
-        test.ancestors().nth(3).expect("cargo puts tests into target/debug/deps").join("stack/bookworm")
+        let beside = test.ancestors().map(|dir| dir.join("stack/bookworm")).find(|path| path.exists());
+        beside.unwrap_or_else(|| "target/stack/bookworm".into())
     };
     let named = env::var_os("FTEST_STACK").filter(|named| !named.is_empty());
     let path = named.map_or_else(made, PathBuf::from);

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::answer::get;
 use crate::binary::{Driver, driver, hsup_binary};
+use crate::engine::shared_engine;
 use crate::hsup::{Ended, Hsup};
 use crate::room::Room;
 use crate::wait::eventually;
@@ -37,7 +38,8 @@ impl<'a> Launch<'a> {
             // The events that tests wait for are told in the log, one-off dynos included.
             ("HSUP_LOG", "info".into()),
         ];
-        let env = env.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        let engine = (driver() == Driver::Docker).then(|| ("DOCKER_HOST", OsString::from(shared_engine())));
+        let env = env.into_iter().chain(engine).map(|(name, value)| (name.into(), value)).collect();
         Self {
             room,
             args: Vec::new(),

@@ -3,8 +3,9 @@
 //! The tests stand in `tests/`, one file a theme; this library is what they share. Which binary and which
 //! driver is told by the environment, so that one set of tests holds for all:
 //! - `FTEST_BIN`: the binary; without it the `hsup` that cargo has built beside the tests;
-//! - `FTEST_DRIVER`: `simple` (default), `abspath` or `native`;
-//! - `FTEST_STACK`: the root file system of native dynos; without it the one that `make stack` has made;
+//! - `FTEST_DRIVER`: `simple` (default), `abspath`, `docker` or `native`;
+//! - `DOCKER_HOST`: with `docker`, the engine that the tests share; `engine COMMAND` runs a command with one;
+//! - `FTEST_STACK`: the root file system of native dynos and docker ones; without it the one that `make stack` has made;
 //! - `FTEST_REQUIRE=1`: a test that skips itself for want of something on this host fails instead.
 //!
 //! Every test has a [`Room`] of its own: directories, a control dir, a control socket, and a mark by which all
@@ -15,6 +16,8 @@ mod answer;
 mod app;
 mod at_once;
 mod binary;
+pub mod containers;
+pub mod engine;
 mod files;
 mod frames;
 mod heroku;
@@ -24,6 +27,7 @@ mod leftovers;
 mod namespaces;
 pub mod procs;
 mod room;
+mod runtime;
 mod sink;
 pub mod slug;
 mod wait;
@@ -32,6 +36,7 @@ pub use answer::{Answer, get, post, request};
 pub use app::App;
 pub use at_once::at_once;
 pub use binary::{Driver, driver, hsup_binary, is_about, isolated_network, missing, runs_slugs, stack};
+pub use engine::Engine;
 pub use files::{FileServer, Served};
 pub use frames::Frame;
 pub use heroku::{Checksum, Endpoint, FakeHeroku, Fault, HerokuApp, Request};

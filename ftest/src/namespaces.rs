@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -82,12 +82,20 @@ impl Namespaces {
     /// # Panics
     /// If it fails.
     pub fn sh(&self, script: &str) -> String {
+        let output = self.try_sh(script);
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a shell script there.
+    ///
+    /// # Panics
+    /// If there is no shell.
+    pub fn try_sh(&self, script: &str) -> Output {
         let words = self.enter("/".as_ref());
         let (program, args) = words.split_first().expect("there is nsenter");
         let output = Command::new(program).args(args).args(["sh", "-ec", script]).output();
-        let output = output.expect("there is nsenter");
-        assert!(output.status.success(), "{script}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        output.expect("there is nsenter")
     }
 
     /// Runs something in a thread of this network: what it opens stays there.

@@ -52,7 +52,7 @@ impl Room {
             fs::create_dir(dir.path().join(name)).expect("a directory can be made");
         }
         let namespaces = match driver() {
-            Driver::Simple | Driver::Abspath => None,
+            Driver::Simple | Driver::Abspath | Driver::Docker => None,
             Driver::Native => {
                 fs::create_dir(dir.path().join("state/stacks")).expect("a directory can be made");
                 symlink(stack(), dir.path().join("state/stacks/heroku-24-1")).expect("a link can be made");
@@ -61,7 +61,7 @@ impl Room {
         };
         match driver() {
             Driver::Simple => {}
-            Driver::Abspath | Driver::Native => {
+            Driver::Abspath | Driver::Docker | Driver::Native => {
                 slug::pack(dir.path(), "slug.tgz", &[("version", "one\n")]);
             }
         }
@@ -97,7 +97,7 @@ impl Room {
     pub fn app(&self) -> App {
         let slug = match driver() {
             Driver::Simple => "https://example.invalid/slug.tgz".to_owned(),
-            Driver::Abspath | Driver::Native => self.path("slug.tgz").display().to_string(),
+            Driver::Abspath | Driver::Docker | Driver::Native => self.path("slug.tgz").display().to_string(),
         };
         App::new(&slug, &self.mark)
     }

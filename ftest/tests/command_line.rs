@@ -14,7 +14,7 @@ fn what_is_wrong_with_the_command_line_is_said_with_code_64() {
         (&["start", "--no-such-flag"], "--no-such-flag"),
         (&["no-such-command"], "no-such-command"),
         (&["start", "-s", &long], "108"),
-        (&["start", "-d", "podman"], "simple, abspath or native"),
+        (&["start", "-d", "podman"], "simple, abspath, docker or native"),
         (&["start", "--stop-timeout", "30"], "unit"),
         (&["start", "web=many"], "web=many"),
         (&["start", "--start-number", "0"], "--start-number"),

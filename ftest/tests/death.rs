@@ -60,7 +60,7 @@ fn the_next_start_kills_what_was_left_and_takes_the_socket_over() {
             assert_eq!(pids.map(procs::alive), [true, true], "nobody could kill them");
         }
         // where each dyno has an init, which sees that hsup is gone
-        Driver::Native => room.wait_nothing_left(),
+        Driver::Docker | Driver::Native => room.wait_nothing_left(),
     }
     assert!(room.socket().exists(), "nobody could remove it");
     let hsup = room.hsup(["start"]).up();
@@ -73,7 +73,7 @@ fn the_next_start_kills_what_was_left_and_takes_the_socket_over() {
     assert_eq!(hsup.stop().code, 0);
     room.assert_nothing_left();
     let ledger = match driver() {
-        Driver::Simple | Driver::Abspath => "state/running",
+        Driver::Simple | Driver::Abspath | Driver::Docker => "state/running",
         Driver::Native => "state/native/dynos",
     };
     let running = std::fs::read_dir(room.path(ledger)).expect("the ledger is there").count();

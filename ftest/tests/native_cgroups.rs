@@ -57,6 +57,8 @@ fn lives_and_dies(room: &Room, limits: &str, is_there: impl Fn(&[String])) {
         killed.iter().for_each(|pid| procs::signal(*pid, signal));
     }
     room.wait_nothing_left();
+    let gone = || killed.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("both are gone", || hsup.printed(), gone);
     drop(hsup);
     let mended = room.bare(["doctor", "--fix"]).end();
     assert_eq!(mended.code, 0, "{mended:?}");

@@ -97,6 +97,8 @@ fn nothing_is_left_after_both_were_killed() {
         both.iter().for_each(|pid| procs::signal(*pid, signal));
     }
     room.wait_nothing_left();
+    let gone = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("both are gone", || hsup.printed(), gone);
     drop(hsup);
     the_next_start_takes_all_away(&room, both[1]);
 }

@@ -88,7 +88,7 @@ fn the_exit_code_is_that_of_the_dyno() {
     fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).expect("a mode can be set");
     let not_executable = match driver() {
         // which sees nothing of the room
-        Driver::Native => "/app/version".to_owned(),
+        Driver::Docker | Driver::Native => "/app/version".to_owned(),
         Driver::Simple | Driver::Abspath => plain.display().to_string(),
     };
     let cases = [

@@ -36,7 +36,7 @@ fn a_dyno_has_a_terminal_of_its_own() {
     let hsup =
         at_a_terminal(&room, &room.hsup(["run", "tty; test -t 0 -a -t 1 -a -t 2 && echo all three; exit 6"]));
     hsup.wait_line(match driver() {
-        Driver::Simple | Driver::Abspath => "/dev/pts/",
+        Driver::Simple | Driver::Abspath | Driver::Docker => "/dev/pts/",
         // which has a /dev/pts of its own
         Driver::Native => "/dev/console",
     });

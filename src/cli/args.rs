@@ -187,7 +187,8 @@ pub(super) struct Options {
     #[arg(short, long, value_name = "APP")]
     pub app: Option<String>,
 
-    /// What turns dynos into processes: simple, abspath or native [env: HSUP_DYNODRIVER] [default: simple]
+    /// What turns dynos into processes: simple, abspath, docker or native [env: HSUP_DYNODRIVER] [default:
+    /// simple]
     #[arg(short, long, value_name = "DRIVER")]
     pub dynodriver: Option<String>,
 
@@ -267,6 +268,15 @@ pub(super) struct Options {
     #[arg(long, value_name = "WHAT")]
     pub allow: Vec<String>,
 
+    /// The image of a stack, for the docker driver; may be repeated [env: HSUP_STACK_IMAGE, separated by commas]
+    /// [default: heroku/heroku:24 for heroku-24, and so on]
+    #[arg(long, value_name = "STACK=IMAGE")]
+    pub stack_image: Vec<String>,
+
+    /// The static hsup that is the first process of containers [env: HSUP_DOCKER_ENTRY] [default: this one]
+    #[arg(long, value_name = "PATH")]
+    pub docker_entry: Option<OsString>,
+
     /// The directory that releases are taken from [env: HSUP_CONTROL_DIR]
     #[arg(long, value_name = "DIR")]
     pub control_dir: Option<OsString>,
@@ -342,6 +352,8 @@ impl Options {
             bind: others.bind.into_iter().chain(self.bind).collect(),
             limits: others.limits.into_iter().chain(self.limits).collect(),
             allow: others.allow.into_iter().chain(self.allow).collect(),
+            stack_image: others.stack_image.into_iter().chain(self.stack_image).collect(),
+            docker_entry: self.docker_entry.or(others.docker_entry),
             control_dir: self.control_dir.or(others.control_dir),
             procfile: self.procfile.or(others.procfile),
             heroku_api_url: self.heroku_api_url.or(others.heroku_api_url),
@@ -406,6 +418,7 @@ mod tests {
                     options.bind.into_iter().next(),
                     options.limits.into_iter().next(),
                     options.allow.into_iter().next(),
+                    options.stack_image.into_iter().next(),
                     options.heroku_api_url,
                     options.whole_formation,
                     options.no_stale,
@@ -417,6 +430,7 @@ mod tests {
                 ];
                 let paths = [
                     options.control_socket,
+                    options.docker_entry,
                     options.control_dir,
                     options.procfile,
                     options.state_dir,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::settings::Problem;
-use super::{ExitCode, NativeConfig, SocketChoice, SourceChoice};
+use super::{DockerConfig, ExitCode, NativeConfig, SocketChoice, SourceChoice};
 use crate::control::LogsQuery;
 use crate::log::LogConfig;
 use crate::logs::LogSettings;
@@ -22,20 +22,16 @@ pub enum DriverKind {
     Simple,
     /// Dynos are subprocesses in `/app`, for use inside a container.
     Abspath,
+    /// Each dyno is a container of a Docker Engine.
+    Docker,
     /// Dynos are in namespaces and cgroups of their own.
     Native,
 }
 
-/// The dyno driver that was named is not in this build.
+/// No dyno driver was named.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownDriver {
-    /// hsup knows it.
-    #[error("the {0} driver is not in this build: use simple, abspath or native")]
-    NotBuilt(&'static str),
-    /// hsup does not.
-    #[error("{0:?} is not a dyno driver: use simple, abspath or native")]
-    Unknown(String),
-}
+#[error("{0:?} is not a dyno driver: use simple, abspath, docker or native")]
+pub struct UnknownDriver(String);
 
 impl FromStr for DriverKind {
     type Err = UnknownDriver;
@@ -44,9 +40,9 @@ impl FromStr for DriverKind {
         match given {
             "simple" => Ok(Self::Simple),
             "abspath" => Ok(Self::Abspath),
-            "docker" => Err(UnknownDriver::NotBuilt("docker")),
+            "docker" => Ok(Self::Docker),
             "native" | "libcontainer" => Ok(Self::Native),
-            other => Err(UnknownDriver::Unknown(other.to_owned())),
+            other => Err(UnknownDriver(other.to_owned())),
         }
     }
 }
@@ -161,6 +157,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// How native dynos are connected, and as whom they run.
     pub native: NativeConfig,
+    /// Where the Docker Engine is, and what it makes dynos from.
+    pub docker: DockerConfig,
     /// Where hsup keeps what must outlive it.
     pub state_dir: PathBuf,
     /// Where stacks that are not on this host come from.
@@ -222,11 +220,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_drivers_of_other_builds_are_known_by_name() {
-        let error = |name: &str| name.parse::<DriverKind>().unwrap_err().to_string();
-        assert_eq!(error("docker"), "the docker driver is not in this build: use simple, abspath or native");
-        assert_eq!(error("podman"), "\"podman\" is not a dyno driver: use simple, abspath or native");
+    fn drivers_are_known_by_name() {
+        let error = "podman".parse::<DriverKind>().unwrap_err().to_string();
+        assert_eq!(error, "\"podman\" is not a dyno driver: use simple, abspath, docker or native");
         assert_eq!("libcontainer".parse(), Ok(DriverKind::Native));
+        assert_eq!("docker".parse(), Ok(DriverKind::Docker));
         assert_eq!("abspath".parse(), Ok(DriverKind::Abspath));
     }
 }

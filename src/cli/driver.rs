@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hsup_drivers::docker::{Docker, DockerSettings};
 use hsup_drivers::guardian::Guardian;
 use hsup_drivers::native::{BindMount, Native, NativeSettings, Zygote};
 use hsup_drivers::{AbsPath, DynoDriver, Simple};
@@ -20,12 +21,12 @@ pub(super) fn fork_zygote(config: &Config) -> Result<Option<Zygote>, Fatal> {
     match config.driver {
         DriverKind::Native if !geteuid().is_root() => Err(Fatal::not_root()),
         DriverKind::Native => Zygote::fork().map(Some).map_err(Fatal::system("fork the zygote of dynos")),
-        DriverKind::Simple | DriverKind::Abspath => Ok(None),
+        DriverKind::Simple | DriverKind::Abspath | DriverKind::Docker => Ok(None),
     }
 }
 
 /// The driver. One whose dynos see the host's own paths cannot show them at others, nor keep them from writing.
-pub(super) fn driver(
+pub(super) async fn driver(
     config: &Config,
     binds: &[Bind],
     guardian: &Arc<Guardian>,
@@ -45,6 +46,9 @@ pub(super) fn driver(
                 Ok(Arc::new(AbsPath::new(guardian, PathBuf::from(APP_DIR), binds.collect())))
             }
         },
+        (DriverKind::Docker, _) => {
+            Ok(Arc::new(Docker::connect(docker_settings(config, binds)).await.map_err(Fatal::docker)?))
+        }
         (DriverKind::Native, None) => Err(Fatal::not_root()),
         (DriverKind::Native, Some(zygote)) => {
             let native = Native::new(zygote, guardian, native_settings(config, binds));
@@ -53,14 +57,44 @@ pub(super) fn driver(
     }
 }
 
+fn docker_settings(config: &Config, binds: &[Bind]) -> DockerSettings {
+    DockerSettings {
+        endpoint: config.docker.endpoint.clone(),
+        stack_images: config.docker.stack_images.clone(),
+        entry: config.docker.entry.clone(),
+        kept_images: config.docker.kept_images,
+        state_dir: config.state_dir.clone(),
+        binds: mounts(binds),
+        app_dir: folder_of_procfile(config),
+        stop_timeout: config.stop_timeout,
+    }
+}
+
 fn native_settings(config: &Config, binds: &[Bind]) -> NativeSettings {
-    let binds = binds.iter().map(|bind| BindMount {
+    NativeSettings {
+        state_dir: config.state_dir.clone(),
+        block: config.native.block,
+        uids: config.native.uids.clone(),
+        extra_interface: config.native.extra_interface.clone(),
+        extra_routes: config.native.extra_routes.clone(),
+        allow: config.native.allow,
+        binds: mounts(binds),
+        app_dir: folder_of_procfile(config),
+    }
+}
+
+fn mounts(binds: &[Bind]) -> Vec<BindMount> {
+    let mount = |bind: &Bind| BindMount {
         host: bind.host.clone(),
         inside: bind.inside.clone(),
         read_only: bind.read_only,
-    });
-    // A Procfile has no slug: its folder is the app.
-    let app_dir = match &config.source {
+    };
+    binds.iter().map(mount).collect()
+}
+
+/// A Procfile has no slug: its folder is the app.
+fn folder_of_procfile(config: &Config) -> Option<PathBuf> {
+    match &config.source {
         Some(SourceChoice::Procfile { path, .. }) => path.parent().map(PathBuf::from),
         Some(
             SourceChoice::Payload { .. }
@@ -69,15 +103,5 @@ fn native_settings(config: &Config, binds: &[Bind]) -> NativeSettings {
             | SourceChoice::ControlDir { .. },
         )
         | None => None,
-    };
-    NativeSettings {
-        state_dir: config.state_dir.clone(),
-        block: config.native.block,
-        uids: config.native.uids.clone(),
-        extra_interface: config.native.extra_interface.clone(),
-        extra_routes: config.native.extra_routes.clone(),
-        allow: config.native.allow,
-        binds: binds.collect(),
-        app_dir,
     }
 }

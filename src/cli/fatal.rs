@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process;
 
+use hsup_drivers::docker::DockerError;
 use hsup_drivers::native::NativeError;
 
 use super::ExitCode;
@@ -61,6 +62,11 @@ impl Fatal {
 
     /// The native driver cannot be used.
     pub(super) fn native(error: NativeError) -> Self {
+        Self::new(ExitCode::System, &error)
+    }
+
+    /// The docker driver cannot be used.
+    pub(super) fn docker(error: DockerError) -> Self {
         Self::new(ExitCode::System, &error)
     }
 

@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod clients;
 mod config;
+mod docker;
 mod doctor;
 mod driver;
 mod duration;
@@ -29,6 +30,7 @@ pub use clients::{ps, stop};
 pub use config::{
     CliCommand, CliError, Config, DriverKind, Invocation, StackCommand, StopTargets, UnknownDriver,
 };
+pub use docker::DockerConfig;
 pub use doctor::doctor;
 pub use duration::{HumanDuration, InvalidDuration};
 pub use exit_code::{ExitCode, TABLE};

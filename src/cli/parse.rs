@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::args::{CommandArgs, CommandLine, Options, StackArgs};
 use super::logs::{self, LogFlags, LogsFlags};
-use super::native;
 use super::settings::{Given, Problem, Reader, Setting, not_empty};
 use super::source_choice::{self, SourceFlags};
 use super::{
     CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, SocketChoice,
     SourceChoice, StackCommand, StopTargets,
 };
+use super::{docker, native};
 use crate::log::{LogConfig, LogFilter};
 use crate::model::{Bind, LimitSetting, LimitSettings, ProcessType, Quantities, QuantityOverride, Target};
 use crate::stack::{InvalidLocation, StackLocation};
@@ -127,6 +127,7 @@ fn read(
     let binds = read_binds(reader, options.bind);
     let limits = read_limits(reader, options.limits);
     let native = native::read(reader, options.allow);
+    let docker = docker::read(reader, options.stack_image, options.docker_entry, &surroundings.directory);
     let needs_source = needs_source(&command);
     let heroku_api_url = reader.parsed(HEROKU_API_URL, options.heroku_api_url, str::parse);
     let no_stale = reader.parsed(NO_STALE, options.no_stale, read_bool);
@@ -166,6 +167,7 @@ fn read(
         binds,
         limits,
         native,
+        docker,
         state_dir,
         stack_manifest,
         poll_interval: poll_interval.unwrap_or(DEFAULT_POLL_INTERVAL),

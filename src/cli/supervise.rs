@@ -118,7 +118,7 @@ async fn supervise_all(
 ) -> Result<u8, Fatal> {
     let signals = signals.listen().map_err(Fatal::system("receive signals"))?;
     let source = Source::open(config)?;
-    let driver = driver(config, &source.binds, &guardian, zygote)?;
+    let driver = driver(config, &source.binds, &guardian, zygote).await?;
     let (_entry, killed) = ledger::enter(&config.state_dir, &guardian).map_err(Fatal::state_dir)?;
     if killed > 0 {
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
@@ -284,7 +284,7 @@ impl Source {
                 // In a root of its own nothing is where the variables of this one say.
                 let inherited = match config.driver {
                     DriverKind::Simple | DriverKind::Abspath => inherited_vars(),
-                    DriverKind::Native => ConfigVars::default(),
+                    DriverKind::Docker | DriverKind::Native => ConfigVars::default(),
                 };
                 Box::new(Procfile::open(path.clone(), app, inherited).map_err(procfile_fatal)?)
             }

@@ -318,6 +318,7 @@ impl Executor {
             status.pid = run.and_then(|run| run.pid());
             if let Some(run) = run {
                 status.address = run.address();
+                status.port = run.port().unwrap_or(self.spec.port);
             }
             status.started_at = match (run.is_some(), status.started_at) {
                 (true, None) => Some(SystemTime::now()),

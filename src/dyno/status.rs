@@ -79,7 +79,8 @@ pub struct DynoStatus {
     pub pid: Option<u32>,
     /// The address at which its `port` is to be reached.
     pub address: IpAddr,
-    /// The port that it is to listen on (`$PORT`).
+    /// The port at which it is to be reached: the one that it is to listen on (`$PORT`), or the one that is published
+    /// for that.
     pub port: u16,
     /// When the run that is going on was started.
     pub started_at: Option<SystemTime>,

@@ -74,12 +74,12 @@ impl Preparer {
         let (slugs, stacks) = (Arc::clone(&self.slugs), Arc::clone(&self.stacks));
         Box::pin(async move {
             let name = format!("{} of {}", release.version, release.app);
-            let slug_dir = match &release.slug {
+            let slug = match &release.slug {
                 Some(location) if driver.needs_slug() => {
                     let slug = slugs.prepare(location, release.slug_checksum).await;
                     let failed =
                         |source| PrepareError::Slug { release: name.clone(), source: Box::new(source) };
-                    Some(slug.map_err(failed)?.app_dir)
+                    Some(slug.map_err(failed)?)
                 }
                 Some(_) | None => None,
             };
@@ -91,7 +91,15 @@ impl Preparer {
                 None
             };
             let stack_dir = stack.as_ref().map(|stack| stack.root.clone());
-            let spec = BuildSpec { release: name.clone(), slug_dir, stack_dir };
+            let spec = BuildSpec {
+                release: name.clone(),
+                app: release.app.to_string(),
+                version: release.version.to_string(),
+                stack: release.stack.as_ref().map(ToString::to_string),
+                slug_digest: slug.as_ref().map(|slug| slug.digest.to_string()),
+                slug_dir: slug.map(|slug| slug.app_dir),
+                stack_dir,
+            };
             let failed = |source| PrepareError::Build { release: name, driver: driver.name(), source };
             let built = driver.build(&spec).await.map_err(failed)?;
             Ok(Prepared { built: Arc::new(built), _stack: stack })

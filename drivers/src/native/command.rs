@@ -13,14 +13,14 @@ use crate::simple::{DEFAULT_PATH, shell};
 const PROFILES: [&str; 2] = ["/etc/profile.d", "/app/.profile.d"];
 
 /// A program and its arguments.
-pub(super) struct Program {
-    pub(super) path: PathBuf,
-    pub(super) args: Vec<CString>,
+pub(crate) struct Program {
+    pub(crate) path: PathBuf,
+    pub(crate) args: Vec<CString>,
 }
 
 /// The program for a command line: a shell that reads the profiles and becomes the command; or, where there is no
 /// profile and nothing that a shell would have to interpret, the command itself, which starts sooner.
-pub(super) fn find(line: &str, env: &[String]) -> Result<Program, Failure> {
+pub(crate) fn find(line: &str, env: &[String]) -> Result<Program, Failure> {
     let direct =
         if PROFILES.iter().any(|dir| has_profile(Path::new(dir))) { None } else { plain_words(line) };
     let (path, words) = match direct {

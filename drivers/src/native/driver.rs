@@ -154,7 +154,7 @@ impl DynoDriver for Native {
                 let looked = tokio::task::spawn_blocking(move || starter.look_at_owners()).await;
                 looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             }
-            Ok(Built { app_dir: spec.slug_dir.clone(), root: Some(root) })
+            Ok(Built { app_dir: spec.slug_dir.clone(), root: Some(root), image: None })
         })
     }
 

@@ -3,7 +3,7 @@
 
 pub mod cgroup;
 pub mod claims;
-mod command;
+pub(crate) mod command;
 mod copy;
 pub mod doctor;
 mod driver;
@@ -20,7 +20,7 @@ pub mod mountinfo;
 pub mod network;
 mod network_users;
 mod privileges;
-mod protocol;
+pub(crate) mod protocol;
 pub mod reconcile;
 mod remount;
 pub mod remove_tree;

@@ -132,7 +132,7 @@ pub(super) enum StdioKind {
 
 /// What init cannot do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// A step of the set-up.
     Step { what: String, errno: i32 },
     /// The shared files of `/app` cannot be shown to the dyno as its own, which a copy of them can.
@@ -145,7 +145,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// A step that failed.
-    pub(super) fn step(what: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+    pub(crate) fn step(what: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::Step { what: what.into(), errno: errno as i32 }
     }
 
@@ -181,7 +181,7 @@ impl Failure {
     }
 
     /// A step that failed, by an error of the standard library.
-    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Step { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 }

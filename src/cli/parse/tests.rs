@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use hsup_drivers::docker::{Endpoint, TlsFiles};
+
 use super::*;
 use crate::cli::{DriverKind, ExitCode};
 use crate::log::LogFormat;
@@ -89,6 +91,7 @@ fn everything_has_its_default() {
         logs: LogSettings::default(),
         limits: LimitSettings::default(),
         native: native::read(&mut Reader::new(&|_| None), Vec::new()),
+        docker: docker::read(&mut Reader::new(&|_| None), Vec::new(), None, "/".as_ref()),
         binds: vec![],
         state_dir: "/home/me/.local/state/hsup".into(),
         stack_manifest: None,
@@ -164,7 +167,7 @@ fn a_flag_beats_its_variable_and_an_empty_variable_is_unset() {
 fn all_that_is_wrong_is_said_at_once() {
     let case =
         Case::empty().with("HSUP_STOP_TIMEOUT", "2h").with("HSUP_ONESHOT", "maybe").with("HSUP_LOG", "loud");
-    let line = "-a my/app -d docker -s / --start-number 0 --logplex-url hunter2 --bind rel:/x --bind /y:z \
+    let line = "-a my/app -d podman -s / --start-number 0 --logplex-url hunter2 --bind rel:/x --bind /y:z \
                 --poll-interval 10 --log-format xml start web=1 web=many run=1";
     let line: Vec<_> = line.split_whitespace().collect();
     case.refuses(
@@ -173,7 +176,7 @@ fn all_that_is_wrong_is_said_at_once() {
         &[
             "--app: app name \"my/app\" is not valid: only letters, digits and -, _ are allowed (in stack and \
              app names also .)",
-            "--dynodriver: the docker driver is not in this build: use simple, abspath or native",
+            "--dynodriver: \"podman\" is not a dyno driver: use simple, abspath, docker or native",
             "HSUP_ONESHOT: \"maybe\" is neither yes nor no: write true or false",
             "--start-number: \"0\" is not the number of a dyno: write a whole number from 1 to 1000000",
             "--logplex-url: the URL does not start with http://, https://, syslog:// or syslog+tls://: write one such as \
@@ -436,5 +439,29 @@ fn stacks_are_named_with_their_version_and_manifests_know_the_newest() {
     case.refuses(&["stack", "remove", "heroku"], ExitCode::Usage, &[none]);
     for line in [&["stack"][..], &["stack", "add"], &["stack", "add", "x", "--checksum", "SHA256:1"]] {
         assert!(matches!(case.parse(line), Err(CliError::Grammar(_)) | Ok(Invocation::Print(_))), "{line:?}");
+    }
+}
+
+#[test]
+fn the_docker_engine_is_named_as_docker_names_it() {
+    let docker = |case: Case, line: &[&str]| case.config(line).docker;
+    let tls = |case: Case| match docker(case, &["start"]).endpoint {
+        Endpoint::Tcp { tls, .. } => tls,
+        Endpoint::Unix(path) => panic!("{path:?}"),
+    };
+    assert_eq!(docker(Case::app(), &["start"]).endpoint, Endpoint::Unix("/var/run/docker.sock".into()));
+    let case = || Case::app().with("DOCKER_HOST", "tcp://engine:99");
+    assert_eq!(tls(case()), None);
+    assert_eq!(tls(case().with("DOCKER_CERT_PATH", "/certs")), Some(TlsFiles("/certs".into())));
+    assert_eq!(tls(case().with("DOCKER_TLS_VERIFY", "1")), Some(TlsFiles("/home/me/.docker".into())));
+    let case = Case::app().with("DOCKER_IMAGE_CACHE", "0").with("HSUP_STACK_IMAGE", "a=b:1");
+    let config = docker(case, &["start", "--stack-image", "heroku-24=x:1", "--docker-entry", "/bin/hsup"]);
+    assert_eq!((config.kept_images, config.entry), (0, Some("/bin/hsup".into())));
+    assert_eq!(config.stack_images, ["heroku-24=x:1".parse().unwrap()].into_iter().collect());
+    for (variable, value) in
+        [("DOCKER_HOST", "engine"), ("DOCKER_IMAGE_CACHE", "all"), ("HSUP_STACK_IMAGE", "a")]
+    {
+        let error = Case::app().with(variable, value).parse(&["start"]).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("{variable}: ")), "{error}");
     }
 }

@@ -1,0 +1,95 @@
+//! The binary that is the entry of containers: whether it runs in any image, and its digest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::error::DockerError;
+
+/// The kind of a program header that names an interpreter: the dynamic linker, which no image need have.
+const PT_INTERP: u32 = 3;
+
+/// The entry of containers.
+#[derive(Clone, Debug)]
+pub(super) struct Binary {
+    pub(super) path: PathBuf,
+    pub(super) digest: String,
+}
+
+impl Binary {
+    /// That file; where none is named, the program that is running.
+    ///
+    /// # Errors
+    /// If it cannot be read, or would not run in every image.
+    pub(super) fn find(named: Option<&Path>) -> Result<Self, DockerError> {
+        let path = match named {
+            Some(named) => named.to_owned(),
+            None => std::env::current_exe().map_err(|source| DockerError::Io {
+                operation: "find the running program by",
+                path: "/proc/self/exe".into(),
+                source,
+            })?,
+        };
+        let bytes = fs::read(&path).map_err(|source| DockerError::Io {
+            operation: "read the entry of containers,",
+            path: path.clone(),
+            source,
+        })?;
+        match interpreter(&bytes) {
+            Some(false) => Ok(Self { digest: hex(&Sha256::digest(&bytes)), path }),
+            Some(true) => Err(DockerError::Entry { path, why: "it is not linked statically".to_owned() }),
+            None => Err(DockerError::Entry { path, why: "it is not a 64-bit Linux program".to_owned() }),
+        }
+    }
+}
+
+/// Whether a program names an interpreter; none if it is no 64-bit program in ELF (elf(5)).
+fn interpreter(program: &[u8]) -> Option<bool> {
+    let number = |at: usize, bytes: usize| {
+        let field = program.get(at..at.checked_add(bytes)?)?;
+        field
+            .iter()
+            .rev()
+            .try_fold(0_usize, |number, byte| Some(number.checked_mul(256)? + usize::from(*byte)))
+    };
+    // 64-bit, and the lowest byte first
+    if program.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (headers, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    (0..count).try_fold(false, |found, n| {
+        let kind = number(headers.checked_add(n.checked_mul(size)?)?, 4)?;
+        Some(found || u32::try_from(kind) == Ok(PT_INTERP))
+    })
+}
+
+/// Bytes in hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_needs_an_interpreter_is_no_entry() {
+        let shell = fs::read("/bin/sh").unwrap();
+        assert_eq!(interpreter(&shell), Some(true));
+        let mut without = shell.clone();
+        let headers = usize::try_from(u64::from_le_bytes(shell[32..40].try_into().unwrap())).unwrap();
+        let [size, count] = [54, 56].map(|at| usize::from(u16::from_le_bytes([shell[at], shell[at + 1]])));
+        for n in 0..count {
+            if without[headers + n * size] == 3 {
+                without[headers + n * size] = 4;
+            }
+        }
+        assert_eq!(interpreter(&without), Some(false));
+        for none in [&b"#!/bin/sh\n"[..], b"", b"\x7fELF\x02\x01", &shell[..60]] {
+            assert_eq!(interpreter(none), None);
+        }
+        let error = Binary::find(Some(Path::new("/bin/sh"))).unwrap_err().to_string();
+        assert!(error.contains("--docker-entry"), "{error}");
+    }
+}

@@ -1,0 +1,288 @@
+//! The first process of a container: it starts the dyno's main process, and stays to reap, to hand on signals and
+//! input, and to end everything when hsup is gone or the main process has ended. When it ends itself, however that
+//! comes, the kernel kills everything else in the container.
+//!
+//! It is hsup's own binary, under another name, and runs as the dyno's user with no capabilities. It has one thread.
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::frames::{Frame, Start};
+use super::main_process::{Connected, start_main};
+use crate::Exit;
+use crate::sys;
+
+/// What the binary is called in an image, by which it knows that it is to be the entry.
+pub const NAME: &str = "hsup-entry";
+
+/// What it exits with when hsup has gone before it has said anything, or says nonsense.
+const ABANDONED: u8 = 128 + libc::SIGKILL as u8;
+
+/// How much of the dyno's input is held while the dyno does not read it.
+const MAX_PENDING_BYTES: usize = 64 * 1024;
+
+/// What is handed on to the dyno.
+const HANDED_ON: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Whether a program that was called so is to be the entry.
+pub fn is_called(program: Option<&OsStr>) -> bool {
+    program.is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(NAME)))
+}
+
+/// The whole life of the entry; gives the exit status of the dyno.
+pub fn run() -> ExitCode {
+    match live() {
+        Ok(status) => status.into(),
+        Err(error) => {
+            let _nobody_listens = writeln!(io::stderr(), "{NAME}: {error}");
+            ABANDONED.into()
+        }
+    }
+}
+
+fn live() -> io::Result<u8> {
+    prctl::set_name(c"hsup-entry")?;
+    // The dyno is of the same user, and what hsup says to the entry is not for it.
+    prctl::set_dumpable(false)?;
+    sys::seal_inherited_descriptors()?;
+    let mut watched: SigSet = HANDED_ON.into_iter().collect();
+    watched.add(Signal::SIGCHLD);
+    watched.thread_block()?;
+    let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut entry = Entry { signals, received: Vec::new(), dyno: None };
+    loop {
+        if let Some(status) = entry.step()? {
+            return Ok(status);
+        }
+    }
+}
+
+struct Entry {
+    signals: SignalFd,
+    received: Vec<u8>,
+    dyno: Option<Dyno>,
+}
+
+/// The dyno, once it has been forked.
+struct Dyno {
+    main: Pid,
+    /// How the main process ended, and when what is left of the dyno is killed.
+    ended: Option<(u8, Instant)>,
+    grace: Duration,
+    /// What the dyno reads from, and what is to go there.
+    sink: Option<OwnedFd>,
+    pending: Vec<u8>,
+    no_more: bool,
+    /// The entry's end of its terminal.
+    terminal: Option<OwnedFd>,
+}
+
+impl Entry {
+    /// Waits for something to happen, and does what follows from it. Gives the exit status at the end.
+    fn step(&mut self) -> io::Result<Option<u8>> {
+        let (input, signalled, printed, writable) = self.wait()?;
+        if signalled && let Some(status) = self.hear_signals()? {
+            return Ok(Some(status));
+        }
+        if let Some(dyno) = &mut self.dyno {
+            if printed {
+                dyno.print()?;
+            }
+            if writable {
+                dyno.feed()?;
+            }
+            if let Some(status) = dyno.over()? {
+                return Ok(Some(status));
+            }
+        }
+        match input {
+            Input::Nothing => Ok(None),
+            Input::Readable => self.hear_hsup(),
+            Input::Ended => Ok(Some(ABANDONED)),
+        }
+    }
+
+    /// What there is: something from hsup, signals, something that the dyno has printed, room for its input.
+    fn wait(&self) -> io::Result<(Input, bool, bool, bool)> {
+        let stdin = io::stdin();
+        let dyno = self.dyno.as_ref();
+        let full = dyno.is_some_and(|dyno| dyno.pending.len() >= MAX_PENDING_BYTES);
+        // That there is nobody at the other end is told in any case.
+        let wanted = if full { PollFlags::empty() } else { PollFlags::POLLIN };
+        let mut fds =
+            vec![PollFd::new(stdin.as_fd(), wanted), PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let terminal = dyno.and_then(|dyno| dyno.terminal.as_ref());
+        fds.extend(terminal.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+        let sink = dyno.filter(|dyno| !dyno.pending.is_empty()).and_then(|dyno| dyno.sink.as_ref());
+        fds.extend(sink.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLOUT)));
+        let deadline = dyno.and_then(|dyno| dyno.ended).map(|(_, at)| at);
+        let timeout = deadline.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut told = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let mut next = || told.next().unwrap_or(PollFlags::empty());
+        let (from_hsup, signalled) = (next(), next());
+        let printed = terminal.is_some() && !next().is_empty();
+        let writable = sink.is_some() && !next().is_empty();
+        let input = if from_hsup.contains(PollFlags::POLLIN) {
+            Input::Readable
+        } else if from_hsup.is_empty() {
+            Input::Nothing
+        } else {
+            Input::Ended
+        };
+        Ok((input, !signalled.is_empty(), printed, writable))
+    }
+
+    fn hear_signals(&mut self) -> io::Result<Option<u8>> {
+        while let Some(told) = self.signals.read_signal()? {
+            let number = i32::try_from(told.ssi_signo).map_err(io::Error::other)?;
+            match (Signal::try_from(number), &self.dyno) {
+                (Ok(Signal::SIGCHLD), _) | (Err(_), _) => {}
+                (Ok(signal), Some(_)) => everybody(signal)?,
+                // There is nobody yet who could end in its own way.
+                (Ok(signal), None) => return Ok(Some(Exit::Signal(signal as i32).status())),
+            }
+        }
+        Ok(None)
+    }
+
+    fn hear_hsup(&mut self) -> io::Result<Option<u8>> {
+        let mut bytes = [0; 16 * 1024];
+        let length = match nix::unistd::read(io::stdin().as_fd(), &mut bytes) {
+            Ok(0) => return Ok(Some(ABANDONED)),
+            Ok(length) => length,
+            Err(Errno::EINTR | Errno::EAGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.received.extend(bytes.iter().take(length));
+        while let Some(frame) = Frame::take(&mut self.received)? {
+            match (frame, &mut self.dyno) {
+                (Frame::Start(start), None) => self.dyno = Some(Dyno::start(&start)?),
+                (Frame::Input(input), Some(dyno)) => dyno.pending.extend(input),
+                (Frame::EndOfInput, Some(dyno)) => dyno.no_more = true,
+                (Frame::Window(size), Some(dyno)) => dyno.resize(size),
+                (Frame::Start(_), Some(_)) | (_, None) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        if let Some(dyno) = &mut self.dyno {
+            dyno.feed()?;
+        }
+        Ok(None)
+    }
+}
+
+enum Input {
+    Nothing,
+    Readable,
+    Ended,
+}
+
+impl Dyno {
+    fn start(start: &Start) -> io::Result<Self> {
+        let Connected { main, sink, terminal } = start_main(start)?;
+        for fd in [sink.as_ref(), terminal.as_ref()].into_iter().flatten() {
+            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        let grace = Duration::from_millis(start.grace_ms);
+        Ok(Self { main, ended: None, grace, sink, pending: Vec::new(), no_more: false, terminal })
+    }
+
+    /// Hands on as much of its input as it takes.
+    fn feed(&mut self) -> io::Result<()> {
+        while let (Some(sink), false) = (&self.sink, self.pending.is_empty()) {
+            match nix::unistd::write(sink, &self.pending) {
+                Ok(length) => drop(self.pending.drain(..length)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(()),
+                // It reads no more.
+                Err(Errno::EPIPE | Errno::EIO) => self.sink = None,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.sink.is_none() {
+            self.pending.clear();
+        }
+        if self.no_more {
+            self.sink = None;
+        }
+        Ok(())
+    }
+
+    /// Shows what there is at its terminal.
+    fn print(&mut self) -> io::Result<()> {
+        let mut bytes = [0; 16 * 1024];
+        while let Some(terminal) = &self.terminal {
+            match nix::unistd::read(terminal, &mut bytes) {
+                Ok(0) | Err(Errno::EIO) => self.terminal = None,
+                Ok(length) => io::stdout().write_all(bytes.get(..length).unwrap_or_default())?,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        io::stdout().flush()
+    }
+
+    fn resize(&self, [rows, columns]: [u16; 2]) {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        if let Some(terminal) = &self.terminal {
+            let _it_has_been_closed = sys::set_window_size(terminal.as_fd(), &size);
+        }
+    }
+
+    /// Reaps whatever has ended. Gives the exit status once nobody is left, or may be.
+    fn over(&mut self) -> io::Result<Option<u8>> {
+        let left = loop {
+            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => {
+                    (pid, Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)))
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
+                Ok(WaitStatus::StillAlive) => break true,
+                Err(Errno::ECHILD) => break false,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if pid == self.main && self.ended.is_none() {
+                self.ended = Some((exit.status(), Instant::now() + self.grace));
+                // Processes that outlive it are given the time that they would have if hsup stopped the dyno.
+                everybody(Signal::SIGTERM)?;
+            }
+        };
+        match self.ended {
+            Some((status, kill_at)) if !left || Instant::now() >= kill_at => {
+                self.print()?;
+                Ok(Some(status))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+}
+
+/// Signals every process of the container but this one.
+fn everybody(signal: Signal) -> io::Result<()> {
+    match kill(Pid::from_raw(-1), signal) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,289 @@
+//! The life of a container, from its start until it is removed: what it prints and reads is carried, signals are sent,
+//! and its end is waited for, however often the engine goes away meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::query_parameters::{KillContainerOptionsBuilder, WaitContainerOptionsBuilder};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use nix::sys::signal::Signal;
+use tokio::io::AsyncWriteExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::engine::Engine;
+use super::error::DockerError;
+use super::frames::Frame;
+use super::leftovers::{LOOK_AGAIN, REMOVAL, remove_in_time};
+use super::start::{Prints, Reads};
+use super::stdio::{Printed, Sinks};
+use crate::{Exit, KillSignal, sys};
+
+/// How long the last of what a dyno has printed may take once its container has ended.
+const LAST_LINES: Duration = Duration::from_secs(10);
+/// How long a dyno that was to be killed is waited for while the engine is away: its container goes with the next
+/// start of hsup.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// A container whose dyno runs.
+pub(super) struct Begun {
+    pub(super) engine: Arc<Engine>,
+    pub(super) id: String,
+    pub(super) dyno: String,
+    pub(super) prints: Prints,
+    pub(super) reads: Reads,
+    pub(super) printed: Vec<(Printed, Bytes)>,
+    pub(super) sinks: Sinks,
+    pub(super) input: Option<mpsc::Receiver<Frame>>,
+    pub(super) follows_window: bool,
+}
+
+/// How a container has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) exit: Exit,
+    pub(super) out_of_memory: bool,
+}
+
+/// Lives it in a task of its own. Signals go in; the end comes out, when nothing is left of it.
+pub(super) fn spawn(begun: Begun) -> (mpsc::UnboundedSender<KillSignal>, watch::Receiver<Option<Ended>>) {
+    let (signals, asked) = mpsc::unbounded_channel();
+    let (told, ended) = watch::channel(None);
+    tokio::spawn(async move {
+        let Begun { engine, id, dyno, prints, reads, printed, sinks, input, follows_window } = begun;
+        let output = tokio::spawn(carry_output(prints, printed, sinks));
+        let input = tokio::spawn(carry_input(reads, input, follows_window));
+        let life = Life { engine, id, dyno, asked, kill_asked: None };
+        let ended = life.live(output).await;
+        // Not before: it holds the container's input open.
+        input.abort();
+        told.send_replace(Some(ended));
+    });
+    (signals, ended)
+}
+
+struct Life {
+    engine: Arc<Engine>,
+    id: String,
+    dyno: String,
+    asked: mpsc::UnboundedReceiver<KillSignal>,
+    /// Since when the dyno was to be killed.
+    kill_asked: Option<Instant>,
+}
+
+impl Life {
+    async fn live(mut self, mut output: JoinHandle<()>) -> Ended {
+        let end = self.end().await;
+        if timeout(LAST_LINES, &mut output).await.is_err() {
+            tracing::warn!("{}: the Docker Engine keeps the last of the output back", self.dyno);
+            output.abort();
+        }
+        // What nobody can tell any more was killed, by whom ever.
+        let killed = Ended { exit: Exit::Signal(libc::SIGKILL), out_of_memory: false };
+        match end {
+            End::Exited(exit) => {
+                // While there is a container to tell it.
+                let out_of_memory = self.was_out_of_memory().await;
+                let _goes_on = timeout(REMOVAL, remove_in_time(&self.engine, &self.id)).await;
+                Ended { exit, out_of_memory }
+            }
+            End::Gone => killed,
+            End::Unreachable => {
+                drop(remove_in_time(&self.engine, &self.id));
+                killed
+            }
+        }
+    }
+
+    /// Waits for the end of the container.
+    async fn end(&mut self) -> End {
+        loop {
+            if let Some(exit) = self.wait().await {
+                return End::Exited(exit);
+            }
+            // The engine went away. Its answer may be lost, and with it what carries input and output.
+            loop {
+                match self.look().await {
+                    Ok(Looked::Gone) => return End::Gone,
+                    Ok(Looked::Ended(exit)) => return End::Exited(exit),
+                    Ok(Looked::Running) => {
+                        self.send(KillSignal::Kill);
+                        break;
+                    }
+                    Err(_told_already) if self.kill_asked.is_some_and(|at| at.elapsed() >= GIVE_UP) => {
+                        tracing::error!(
+                            "{}: its container {} cannot be killed while the Docker Engine is away; the next start \
+                             of hsup removes it",
+                            self.dyno,
+                            self.id
+                        );
+                        return End::Unreachable;
+                    }
+                    Err(_told_already) => tokio::select! {
+                        () = sleep(LOOK_AGAIN) => {}
+                        signal = self.asked.recv() => self.obey(signal).await,
+                    },
+                }
+            }
+        }
+    }
+
+    /// Waits for as long as the engine does; none if its answer is lost.
+    async fn wait(&mut self) -> Option<Exit> {
+        let engine = Arc::clone(&self.engine);
+        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
+        let mut answers = std::pin::pin!(engine.docker().wait_container(&self.id, Some(options)));
+        loop {
+            tokio::select! {
+                answer = answers.next() => return match answer? {
+                    Ok(answer) => Some(exit_of(answer.status_code)),
+                    Err(Error::DockerContainerWaitError { code, error: _ }) => Some(exit_of(code)),
+                    Err(error) => {
+                        let _told = engine.failed(format!("wait for the container of {}", self.dyno), error);
+                        None
+                    }
+                },
+                signal = self.asked.recv() => self.obey(signal).await,
+            }
+        }
+    }
+
+    /// Does what the dyno's owner asks for. When that is gone there is nobody to ask any more.
+    async fn obey(&mut self, signal: Option<KillSignal>) {
+        match signal {
+            Some(signal) => self.send(signal),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Signals every process of the dyno: the entry hands on SIGTERM to all, and none outlives the entry.
+    fn send(&mut self, signal: KillSignal) {
+        if signal == KillSignal::Kill {
+            self.kill_asked.get_or_insert_with(Instant::now);
+        }
+        let (engine, id) = (Arc::clone(&self.engine), self.id.clone());
+        let what = format!("send {signal} to the container of {}", self.dyno);
+        // Beside the wait, whose answer must not wait for this one.
+        tokio::spawn(async move {
+            let options = KillContainerOptionsBuilder::default().signal(&signal.to_string()).build();
+            match engine.ask(what, engine.docker().kill_container(&id, Some(options))).await {
+                Ok(()) => {}
+                // It is over; or that the engine is away has been told.
+                Err(error) if matches!(error.status(), Some(404 | 409)) || error.is_of_the_engine() => {}
+                Err(error) => tracing::warn!("{}", crate::explain(&error)),
+            }
+        });
+    }
+
+    async fn look(&self) -> Result<Looked, DockerError> {
+        let what = format!("look at the container of {}", self.dyno);
+        let looked = self.engine.ask(what, self.engine.docker().inspect_container(&self.id, None)).await;
+        match looked.map(|looked| looked.state.unwrap_or_default()) {
+            Ok(state) if state.running == Some(true) => Ok(Looked::Running),
+            Ok(state) => Ok(Looked::Ended(exit_of(state.exit_code.unwrap_or(-1)))),
+            Err(error) if error.status() == Some(404) => Ok(Looked::Gone),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn was_out_of_memory(&self) -> bool {
+        let what = format!("look at the container of {}", self.dyno);
+        let looked = self.engine.ask(what, self.engine.docker().inspect_container(&self.id, None)).await;
+        looked.is_ok_and(|looked| looked.state.and_then(|state| state.oom_killed).unwrap_or(false))
+    }
+}
+
+/// How the wait for a container's end has ended.
+enum End {
+    Exited(Exit),
+    /// Somebody else has removed it.
+    Gone,
+    /// It was to be killed, and there is no engine to do it.
+    Unreachable,
+}
+
+/// What has become of a container.
+enum Looked {
+    Running,
+    Ended(Exit),
+    Gone,
+}
+
+/// The exit that a status stands for. One that an engine which was restarted has lost is that of a killed process.
+fn exit_of(status: i64) -> Exit {
+    match u8::try_from(status) {
+        Ok(code) => match i32::from(code) - 128 {
+            number if Signal::try_from(number).is_ok() => Exit::Signal(number),
+            _ => Exit::Code(code),
+        },
+        Err(_) => Exit::Signal(libc::SIGKILL),
+    }
+}
+
+/// Hands on what the container prints, to its end.
+async fn carry_output(mut prints: Prints, printed: Vec<(Printed, Bytes)>, mut sinks: Sinks) {
+    for (printed, piece) in printed {
+        sinks.write(printed, piece).await;
+    }
+    while let Some(Ok(piece)) = prints.next().await {
+        match piece {
+            LogOutput::StdOut { message } => sinks.write(Printed::Stdout, message).await,
+            LogOutput::StdErr { message } => sinks.write(Printed::Stderr, message).await,
+            LogOutput::StdIn { .. } | LogOutput::Console { .. } => {}
+        }
+    }
+}
+
+/// Hands on what the dyno is to read, and holds its input open: its end would be the end of the container.
+async fn carry_input(mut reads: Reads, mut input: Option<mpsc::Receiver<Frame>>, follows_window: bool) {
+    let mut changes = follows_window.then(|| signal(SignalKind::window_change()).ok()).flatten();
+    loop {
+        let frame = tokio::select! {
+            Some(frame) = async { input.as_mut()?.recv().await } => frame,
+            Some(frame) = async {
+                changes.as_mut()?.recv().await?;
+                window()
+            } => frame,
+            else => break,
+        };
+        let sent = async {
+            reads.write_all(&frame.encode()).await?;
+            reads.flush().await
+        };
+        if sent.await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
+}
+
+/// The size of the terminal at which hsup is used.
+fn window() -> Option<Frame> {
+    let size = sys::window_size(std::os::fd::AsFd::as_fd(&std::io::stdin())).ok()?;
+    Some(Frame::Window([size.ws_row, size.ws_col]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_code_or_a_signal() {
+        for (status, exit) in [
+            (0, Exit::Code(0)),
+            (3, Exit::Code(3)),
+            (128, Exit::Code(128)),
+            (137, Exit::Signal(9)),
+            (143, Exit::Signal(15)),
+            (255, Exit::Code(255)),
+            (-1, Exit::Signal(9)),
+        ] {
+            assert_eq!(exit_of(status), exit);
+        }
+    }
+}
