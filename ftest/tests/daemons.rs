@@ -104,7 +104,7 @@ fn what_a_one_off_dyno_leaves_behind_ends_with_it_and_its_code_counts() {
 fn a_leader_that_ends_does_not_save_a_stubborn_child_from_the_kill() {
     let room = Room::new();
     room.release(&room.app());
-    let line = "(trap '' TERM; echo ready; while :; do sleep 600; done) & trap 'exit 5' TERM; wait";
+    let line = "trap 'exit 5' TERM; (trap '' TERM; echo ready; while :; do sleep 600; done) & wait";
     let hsup = room.hsup(["--stop-timeout", "500ms", "run", line]).up();
     hsup.wait_line("ready");
     hsup.signal(Signal::SIGTERM);

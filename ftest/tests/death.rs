@@ -31,7 +31,11 @@ fn the_guardian_kills_everything_when_hsup_is_killed() {
     let hsup = running(&room);
     procs::signal(hsup.proper(), Signal::SIGKILL);
     let ended = hsup.end();
-    room.assert_nothing_left();
+    match driver() {
+        Driver::Simple | Driver::Abspath | Driver::Native => room.assert_nothing_left(),
+        // What ends a container is its entry, which sees that hsup is gone.
+        Driver::Docker => room.wait_nothing_left(),
+    }
     assert_eq!(ended.code, 128 + 9, "{ended:?}");
     assert!(ended.stderr.contains("killed by SIGKILL"), "{ended:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use hsup_ftest::{Hsup, Mood, Room, Sink, eventually, missing, procs};
@@ -357,7 +357,7 @@ fn syslog_over_tls_trusts_the_roots_of_the_host_and_nobody_else() {
     words.extend(["sh", "-c", &server].map(Into::into));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).current_dir(room.dir()).stdout(Stdio::piped()).stdin(Stdio::piped());
-    let mut server = command.spawn().expect("there is openssl");
+    let mut server = Server(command.spawn().expect("there is openssl"));
     let connect = || TcpStream::connect(("127.0.0.1", port)).ok();
     let connect = || room.namespaces().map_or_else(connect, |own| own.within(connect));
     drop(eventually("openssl listens", String::new, connect));
@@ -367,13 +367,20 @@ fn syslog_over_tls_trusts_the_roots_of_the_host_and_nobody_else() {
     assert!(untrusted.stderr.contains("ertificate"), "{untrusted:?}");
     let trusted = trusting().env("SSL_CERT_FILE", room.path("ca.pem")).end();
     assert!(!trusted.stderr.contains("cannot send"), "{trusted:?}");
-    let mut lines = BufReader::new(server.stdout.take().expect("it is piped")).split(b'S');
+    let mut lines = BufReader::new(server.0.stdout.take().expect("it is piped")).split(b'S');
     // the frames have no newlines: what hsup says last of the dyno begins with an S
     let came = lines
         .by_ref()
         .map_while(Result::ok)
         .any(|text| String::from_utf8_lossy(&text).contains(" - in secret"));
-    server.kill().expect("it is our child");
-    server.wait().expect("it is our child");
     assert!(came);
+}
+
+/// A server that ends with its test, however that ends.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _it_has_ended = self.0.kill().and_then(|()| self.0.wait());
+    }
 }

@@ -151,14 +151,15 @@ fn what_a_terminal_shows_is_sent_to_the_drain() {
     let room = Room::new();
     let sink = Sink::new(&room);
     room.release(&room.app().field("LogplexURL", sink.url()));
-    let hsup = at_a_terminal(
-        &room,
-        &room.hsup(["run", "tty -s && echo a terminal; printf 'the last line'; exit 6"]),
-    );
-    let ended = hsup.end();
-    assert_eq!(ended.code, 6, "{ended:?}");
-    assert!(ended.stdout.contains("the last line"), "{ended:?}");
-    assert_eq!(sink.lines("run.1"), ["a terminal", "the last line"]);
+    let line = "tty -s && echo a terminal; printf 'the last line'; exit 6";
+    let held = format!("setsid -f env -i sleep 30; {line}");
+    for (run, line) in [("run.1", line), ("run.2", &held)] {
+        let words = ["run", "--start-number", &run[4..], line];
+        let ended = at_a_terminal(&room, &room.hsup(words)).end();
+        assert_eq!(ended.code, 6, "{ended:?}");
+        assert!(ended.stdout.contains("the last line"), "{ended:?}");
+        assert_eq!(sink.lines(run), ["a terminal", "the last line"]);
+    }
 }
 
 #[test]

@@ -212,13 +212,19 @@ fn open_terminal(
     logs: &Logs,
 ) -> Result<(Option<Terminal>, impl Future<Output = ()> + use<>), Fatal> {
     let name = DynoName { process_type: ProcessType::run(), number: source.start_number };
-    let (sender, shown) = logs.dyno(&name, Printing::Elsewhere).shown();
+    // A daemon that holds on to the terminal after its dyno has ended is not waited for.
+    let (open, closed) = oneshot::channel::<()>();
+    let enough = async {
+        let _it_is_closed = closed.await;
+    };
+    let (sender, shown) = logs.dyno(&name, Printing::Elsewhere).shown(enough);
     let shown = tokio::spawn(shown);
     let terminal = match &source.action {
         Action::Run(_) => Terminal::open(sender).map_err(Fatal::system("open a terminal for the dyno"))?,
         Action::Start(_) | Action::Build => None,
     };
-    let shown = async {
+    let shown = async move {
+        drop(open);
         let _panicked = shown.await;
     };
     Ok((terminal, shown))

@@ -1,5 +1,6 @@
 //! The log of one dyno: what it prints and what hsup says of it goes by here, to everything that takes lines.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -91,12 +92,25 @@ impl DynoLog {
         Reading { task, until, console }
     }
 
-    /// Takes what a terminal shows, given piece by piece, until the sender is dropped.
-    pub fn shown(self) -> (mpsc::Sender<Vec<u8>>, impl Future<Output = ()> + Send) {
+    /// Takes what a terminal shows, given piece by piece, until the sender is dropped or it is `enough`.
+    pub fn shown(
+        self,
+        enough: impl Future<Output = ()> + Send,
+    ) -> (mpsc::Sender<Vec<u8>>, impl Future<Output = ()> + Send) {
         let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(SHOWN);
         let take = async move {
             let (mut lines, mut read_bytes) = (Lines::default(), 0);
-            while let Some(mut bytes) = pieces.recv().await {
+            let mut enough = pin!(enough);
+            loop {
+                let piece = tokio::select! {
+                    biased;
+                    () = &mut enough, if !pieces.is_closed() => {
+                        pieces.close();
+                        continue;
+                    }
+                    piece = pieces.recv() => piece,
+                };
+                let Some(mut bytes) = piece else { break };
                 self.room(&mut read_bytes).await;
                 read_bytes += bytes.len();
                 // A terminal ends its lines with both.

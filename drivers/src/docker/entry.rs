@@ -29,14 +29,29 @@ use crate::sys;
 pub const NAME: &str = "hsup-entry";
 
 /// What it exits with when hsup has gone before it has said anything, or says nonsense.
-const ABANDONED: u8 = 128 + libc::SIGKILL as u8;
+const ABANDONED: u8 = KILLED;
 
 /// How much of the dyno's input is held while the dyno does not read it.
 const MAX_PENDING_BYTES: usize = 64 * 1024;
 
-/// What is handed on to the dyno.
-const HANDED_ON: [Signal; 6] =
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+/// What is handed on to the dyno. SIGPIPE comes when nobody reads what it prints any more: the engine, which reads
+/// it in any case, would not tell it.
+const HANDED_ON: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGPIPE,
+];
+
+/// What hsup sends for the dyno to be killed. SIGKILL would kill the entry, and nobody could tell how a main process
+/// that had ended by then has ended.
+pub(super) const END_NOW: Signal = Signal::SIGPWR;
+
+/// The exit status of a dyno that was killed.
+const KILLED: u8 = 128 + libc::SIGKILL as u8;
 
 /// Whether a program that was called so is to be the entry.
 pub fn is_called(program: Option<&OsStr>) -> bool {
@@ -61,6 +76,7 @@ fn live() -> io::Result<u8> {
     sys::seal_inherited_descriptors()?;
     let mut watched: SigSet = HANDED_ON.into_iter().collect();
     watched.add(Signal::SIGCHLD);
+    watched.add(END_NOW);
     watched.thread_block()?;
     let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut entry = Entry { signals, received: Vec::new(), dyno: None };
@@ -158,6 +174,10 @@ impl Entry {
             let number = i32::try_from(told.ssi_signo).map_err(io::Error::other)?;
             match (Signal::try_from(number), &self.dyno) {
                 (Ok(Signal::SIGCHLD), _) | (Err(_), _) => {}
+                (Ok(END_NOW), dyno) => {
+                    let ended = dyno.as_ref().and_then(|dyno| dyno.ended);
+                    return Ok(Some(ended.map_or(KILLED, |(status, _)| status)));
+                }
                 (Ok(signal), Some(_)) => everybody(signal)?,
                 // There is nobody yet who could end in its own way.
                 (Ok(signal), None) => return Ok(Some(Exit::Signal(signal as i32).status())),

@@ -12,11 +12,12 @@ use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::engine::Engine;
+use super::entry::END_NOW;
 use super::error::DockerError;
 use super::frames::Frame;
 use super::leftovers::{LOOK_AGAIN, REMOVAL, remove_in_time};
@@ -26,6 +27,8 @@ use crate::{Exit, KillSignal, sys};
 
 /// How long the last of what a dyno has printed may take once its container has ended.
 const LAST_LINES: Duration = Duration::from_secs(10);
+/// How long the entry of a container that is to be killed may take to end by itself.
+const ENTRY_ENDS: Duration = Duration::from_secs(1);
 /// How long a dyno that was to be killed is waited for while the engine is away: its container goes with the next
 /// start of hsup.
 const GIVE_UP: Duration = Duration::from_secs(5);
@@ -56,9 +59,10 @@ pub(super) fn spawn(begun: Begun) -> (mpsc::UnboundedSender<KillSignal>, watch::
     let (told, ended) = watch::channel(None);
     tokio::spawn(async move {
         let Begun { engine, id, dyno, prints, reads, printed, sinks, input, follows_window } = begun;
-        let output = tokio::spawn(carry_output(prints, printed, sinks));
+        let (unread, nobody_reads) = oneshot::channel();
+        let output = tokio::spawn(carry_output(prints, printed, sinks, unread));
         let input = tokio::spawn(carry_input(reads, input, follows_window));
-        let life = Life { engine, id, dyno, asked, kill_asked: None };
+        let life = Life { engine, id, dyno, asked, nobody_reads: Some(nobody_reads), kill_asked: None };
         let ended = life.live(output).await;
         // Not before: it holds the container's input open.
         input.abort();
@@ -72,6 +76,8 @@ struct Life {
     id: String,
     dyno: String,
     asked: mpsc::UnboundedReceiver<KillSignal>,
+    /// Told when what the dyno prints is read by nobody any more.
+    nobody_reads: Option<oneshot::Receiver<()>>,
     /// Since when the dyno was to be killed.
     kill_asked: Option<Instant>,
 }
@@ -149,6 +155,7 @@ impl Life {
                     }
                 },
                 signal = self.asked.recv() => self.obey(signal).await,
+                () = told(&mut self.nobody_reads) => self.tell(Signal::SIGPIPE),
             }
         }
     }
@@ -163,21 +170,38 @@ impl Life {
 
     /// Signals every process of the dyno: the entry hands on SIGTERM to all, and none outlives the entry.
     fn send(&mut self, signal: KillSignal) {
-        if signal == KillSignal::Kill {
-            self.kill_asked.get_or_insert_with(Instant::now);
+        match signal {
+            KillSignal::Term => self.tell(Signal::SIGTERM),
+            KillSignal::Kill => {
+                self.kill_asked.get_or_insert_with(Instant::now);
+                let told = self.signal(END_NOW);
+                let killed = self.signal(Signal::SIGKILL);
+                tokio::spawn(async move {
+                    told.await;
+                    sleep(ENTRY_ENDS).await;
+                    killed.await;
+                });
+            }
         }
+    }
+
+    /// Signals the entry, beside the wait for its end, whose answer must not wait for this one.
+    fn tell(&self, signal: Signal) {
+        tokio::spawn(self.signal(signal));
+    }
+
+    fn signal(&self, signal: Signal) -> impl Future<Output = ()> + Send + use<> {
         let (engine, id) = (Arc::clone(&self.engine), self.id.clone());
         let what = format!("send {signal} to the container of {}", self.dyno);
-        // Beside the wait, whose answer must not wait for this one.
-        tokio::spawn(async move {
-            let options = KillContainerOptionsBuilder::default().signal(&signal.to_string()).build();
+        async move {
+            let options = KillContainerOptionsBuilder::default().signal(signal.as_str()).build();
             match engine.ask(what, engine.docker().kill_container(&id, Some(options))).await {
                 Ok(()) => {}
                 // It is over; or that the engine is away has been told.
                 Err(error) if matches!(error.status(), Some(404 | 409)) || error.is_of_the_engine() => {}
                 Err(error) => tracing::warn!("{}", crate::explain(&error)),
             }
-        });
+        }
     }
 
     async fn look(&self) -> Result<Looked, DockerError> {
@@ -225,16 +249,41 @@ fn exit_of(status: i64) -> Exit {
     }
 }
 
-/// Hands on what the container prints, to its end.
-async fn carry_output(mut prints: Prints, printed: Vec<(Printed, Bytes)>, mut sinks: Sinks) {
-    for (printed, piece) in printed {
-        sinks.write(printed, piece).await;
+/// Waits until that is told, once.
+async fn told(what: &mut Option<oneshot::Receiver<()>>) {
+    let is_told = match what {
+        Some(receiver) => receiver.await.is_ok(),
+        None => false,
+    };
+    *what = None;
+    if !is_told {
+        std::future::pending().await
     }
-    while let Some(Ok(piece)) = prints.next().await {
-        match piece {
-            LogOutput::StdOut { message } => sinks.write(Printed::Stdout, message).await,
-            LogOutput::StdErr { message } => sinks.write(Printed::Stderr, message).await,
-            LogOutput::StdIn { .. } | LogOutput::Console { .. } => {}
+}
+
+/// Hands on what the container prints, to its end. Tells when nobody reads it any more.
+async fn carry_output(
+    mut prints: Prints,
+    printed: Vec<(Printed, Bytes)>,
+    mut sinks: Sinks,
+    unread: oneshot::Sender<()>,
+) {
+    let mut unread = Some(unread);
+    let mut printed = printed.into_iter();
+    loop {
+        let (printed, piece) = match printed.next() {
+            Some(first) => first,
+            None => match prints.next().await {
+                Some(Ok(LogOutput::StdOut { message })) => (Printed::Stdout, message),
+                Some(Ok(LogOutput::StdErr { message })) => (Printed::Stderr, message),
+                Some(Ok(LogOutput::StdIn { .. } | LogOutput::Console { .. })) => continue,
+                Some(Err(_)) | None => return,
+            },
+        };
+        if sinks.write(printed, piece).await.is_err()
+            && let Some(unread) = unread.take()
+        {
+            let _it_has_ended = unread.send(());
         }
     }
 }

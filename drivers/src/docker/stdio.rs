@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use std::thread;
 use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::pipe2;
-use tokio::io::AsyncWriteExt;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::mpsc;
 
@@ -64,7 +65,7 @@ pub(super) fn connect(stdio: &Stdio) -> io::Result<Connections> {
                 stderr: Some(Sender::from_owned_fd(err)?),
             };
             let input = match stdio {
-                Stdio::InputOnly => Some(read(own(io::stdin().as_fd())?, true)?),
+                Stdio::InputOnly => Some(read(own(io::stdin().as_fd())?)?),
                 Stdio::Pipes | Stdio::Inherit | Stdio::Terminal(_) => None,
             };
             Ok(Connections { sinks, output: Some(Output { stdout, stderr }), input, window: None })
@@ -74,7 +75,7 @@ pub(super) fn connect(stdio: &Stdio) -> io::Result<Connections> {
                 stdout: Arc::new(own(io::stdout().as_fd())?),
                 stderr: Arc::new(own(io::stderr().as_fd())?),
             };
-            let input = Some(read(own(io::stdin().as_fd())?, true)?);
+            let input = Some(read(own(io::stdin().as_fd())?)?);
             Ok(Connections { sinks, output: None, input, window: None })
         }
         Stdio::Terminal(path) => terminal(path),
@@ -91,19 +92,43 @@ fn own(fd: BorrowedFd<'_>) -> io::Result<File> {
 fn terminal(path: &Path) -> io::Result<Connections> {
     let flags = OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
+    let typed = flags | OFlag::O_NONBLOCK;
+    let typed = OpenOptions::new().read(true).custom_flags(typed.bits()).open(path)?;
     let size = sys::window_size(file.as_fd())?;
     let mut settings = tcgetattr(&file)?;
     cfmakeraw(&mut settings);
     tcsetattr(&file, SetArg::TCSANOW, &settings)?;
-    let input = Some(read(file.try_clone()?, false)?);
+    let input = Some(read_typed(sys::watch(typed.into())?));
     let shown = Arc::new(file);
     let sinks = Sinks::Files { stdout: Arc::clone(&shown), stderr: shown };
     Ok(Connections { sinks, output: None, input, window: Some([size.ws_row, size.ws_col]) })
 }
 
-/// Reads in a thread of its own, since neither a file nor a terminal can be waited for. Nothing interrupts a read of
-/// a keyboard: the thread ends with the process, which for a one-off dyno is not long after.
-fn read(mut from: File, tell_the_end: bool) -> io::Result<mpsc::Receiver<Frame>> {
+/// Reads what is typed until nobody wants it any more: who shows what the dyno prints waits until this end of the
+/// terminal is closed.
+fn read_typed(from: AsyncFd<OwnedFd>) -> mpsc::Receiver<Frame> {
+    let (pieces, taken) = mpsc::channel(WAITING_PIECES);
+    tokio::spawn(async move {
+        let mut bytes = [0; PIECE_BYTES];
+        loop {
+            let reading = from.async_io(Interest::READABLE, |from| Ok(nix::unistd::read(from, &mut bytes)?));
+            let read = tokio::select! {
+                read = reading => read,
+                () = pieces.closed() => return,
+            };
+            let Ok(length @ 1..) = read else { return };
+            let piece = bytes.get(..length).unwrap_or_default().to_vec();
+            if pieces.send(Frame::Input(piece)).await.is_err() {
+                return;
+            }
+        }
+    });
+    taken
+}
+
+/// Reads in a thread of its own, since a file cannot be waited for. Nothing interrupts the read: the thread ends with
+/// the process, which for a one-off dyno is not long after.
+fn read(mut from: File) -> io::Result<mpsc::Receiver<Frame>> {
     let (pieces, taken) = mpsc::channel(WAITING_PIECES);
     thread::Builder::new().name("input".to_owned()).spawn(move || {
         let mut bytes = [0; PIECE_BYTES];
@@ -113,29 +138,33 @@ fn read(mut from: File, tell_the_end: bool) -> io::Result<mpsc::Receiver<Frame>>
                 return;
             }
         }
-        if tell_the_end {
-            let _nobody_listens = pieces.blocking_send(Frame::EndOfInput);
-        }
+        let _nobody_listens = pieces.blocking_send(Frame::EndOfInput);
     })?;
     Ok(taken)
 }
 
 impl Sinks {
     /// Hands on a piece of what the dyno has printed. What nobody wants to have any more is dropped.
-    pub(super) async fn write(&mut self, printed: Printed, piece: bytes::Bytes) {
+    ///
+    /// # Errors
+    /// If nobody reads it.
+    pub(super) async fn write(&mut self, printed: Printed, piece: bytes::Bytes) -> io::Result<()> {
         match (self, printed) {
             (Self::Pipes { stdout: sink, .. }, Printed::Stdout)
             | (Self::Pipes { stderr: sink, .. }, Printed::Stderr) => {
-                if let Some(pipe) = sink
-                    && pipe.write_all(&piece).await.is_err()
-                {
-                    *sink = None;
+                if let Some(pipe) = sink {
+                    let written = pipe.write_all(&piece).await;
+                    if written.is_err() {
+                        *sink = None;
+                    }
+                    return written;
                 }
+                Ok(())
             }
             (Self::Files { stdout: sink, .. }, Printed::Stdout)
             | (Self::Files { stderr: sink, .. }, Printed::Stderr) => {
                 let sink = Arc::clone(sink);
-                let _nobody_reads = tokio::task::spawn_blocking(move || (&*sink).write_all(&piece)).await;
+                tokio::task::spawn_blocking(move || (&*sink).write_all(&piece)).await?
             }
         }
     }
