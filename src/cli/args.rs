@@ -22,7 +22,11 @@ impl CommandLine {
     /// # Errors
     /// What clap says, which may also be the help text or the version.
     pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(argv)?;
+        let line: Vec<OsString> = argv.into_iter().collect();
+        // What is said of a mistake, and the help, are of the whole grammar.
+        let matches = command_of(&line)
+            .try_get_matches_from(&line)
+            .or_else(|_| command().try_get_matches_from(&line))?;
         let mut options = Options::from_arg_matches(&matches)?;
         let mut before = &matches;
         while let Some((_, after)) = before.subcommand() {
@@ -37,6 +41,20 @@ impl CommandLine {
 pub fn command() -> clap::Command {
     let hsup = Options::augment_args(Hsup::command()).mut_args(with_variable_on_its_own_line);
     hsup.mut_subcommands(with_options)
+}
+
+/// What of the grammar a line can be taken apart with: only a command that is one of its words can be meant, and all
+/// options of all commands would take longer to make than most of what follows.
+fn command_of(line: &[OsString]) -> clap::Command {
+    fn with_options_if_said(command: clap::Command, line: &[OsString]) -> clap::Command {
+        let is_said = |name: &str| line.iter().any(|word| word == name);
+        if !is_said(command.get_name()) && !command.get_all_aliases().any(is_said) {
+            return command;
+        }
+        let command = Options::augment_args(command).args_override_self(true);
+        command.mut_subcommands(|command| with_options_if_said(command, line))
+    }
+    Options::augment_args(Hsup::command()).mut_subcommands(|command| with_options_if_said(command, line))
 }
 
 /// A command, and the commands below it, with the options that every command takes.
