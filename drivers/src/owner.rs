@@ -80,9 +80,12 @@ pub enum OwnerState {
 }
 
 impl Owner {
-    /// This process.
+    /// This process: looked at once, and again where a fork has made it another one.
     pub fn me() -> Self {
-        Self::of(std::process::id())
+        static ME: OnceLock<Owner> = OnceLock::new();
+        let pid = std::process::id();
+        let me = ME.get_or_init(|| Self::of(pid));
+        if me.pid == pid { me.clone() } else { Self::of(pid) }
     }
 
     /// A process of this place. What /proc does not tell stays empty, and others then know nothing of the owner.

@@ -7,12 +7,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{OpenOptionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 use nix::unistd::{chdir, pivot_root};
 
 use super::in_root::{by_number, make_place, place, within};
@@ -92,10 +92,7 @@ fn etc(root: &Path, scratch: &Path, files: &[(String, String)]) -> Result<(), Fa
     let etc = at(root, "etc")?;
     fresh("tmpfs", scratch, PLAIN, "mode=755,size=1m")?;
     for (name, content) in files {
-        let path = scratch.join(name);
-        let written = fs::write(&path, content)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)));
-        written.map_err(Failure::io(format!("write /etc/{name}")))?;
+        fs::write(scratch.join(name), content).map_err(Failure::io(format!("write /etc/{name}")))?;
     }
     let layers = format!("lowerdir={}:{}", option(scratch), option(&etc));
     mount(Some("hsup-etc"), &etc, Some("overlay"), PLAIN | MsFlags::MS_RDONLY, Some(layers.as_str()))
@@ -139,13 +136,14 @@ fn owned_by_dyno<'a>(lower: &Path, userns: &OwnedFd, place: &'a Path) -> Result<
 fn dev(root: &Path, shm: &str, terminal: Option<&Path>) -> Result<(), Failure> {
     let dev = at(root, "dev")?;
     fresh("tmpfs", &dev, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=755,size=64k")?;
-    let step = |what: &str, name: &str| Failure::step(format!("{what} /dev/{name}"));
-    for (name, major, minor) in DEVICES {
-        let (path, mode) = (dev.join(name), Mode::from_bits_truncate(0o666));
-        mknod(&path, SFlag::S_IFCHR, mode, makedev(major, minor)).map_err(step("make", name))?;
-        // whatever the umask
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).map_err(Failure::io("set a mode"))?;
-    }
+    let usual = umask(Mode::empty());
+    let made = DEVICES.iter().try_for_each(|(name, major, minor)| {
+        let mode = Mode::from_bits_truncate(0o666);
+        mknod(&dev.join(name), SFlag::S_IFCHR, mode, makedev(*major, *minor))
+            .map_err(Failure::step(format!("make /dev/{name}")))
+    });
+    umask(usual);
+    made?;
     for (name, target) in DEVICE_LINKS {
         symlink(target, dev.join(name)).map_err(Failure::io(format!("link /dev/{name}")))?;
     }
