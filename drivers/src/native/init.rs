@@ -4,6 +4,7 @@
 //!
 //! It has one thread and was cloned from the zygote, which has one too, so that any code may run here.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,14 +12,13 @@ use std::path::PathBuf;
 
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2, setsid};
+use nix::unistd::{Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fchown, setsid};
 
 use super::command::{Program, find};
 use super::inherited;
@@ -120,34 +120,24 @@ fn expect(control: &OwnedFd, order: Order) -> Result<(), Failure> {
 }
 
 fn start_main(request: &StartRequest, stdio: [OwnedFd; 3], filter: &Filter) -> Result<Pid, Failure> {
-    // Closed by a successful exec; what comes through it is why there was none.
-    let (failed, told) = pipe2(OFlag::O_CLOEXEC).map_err(Failure::step("make a pipe"))?;
-    match sys::fork_alone().map_err(Failure::io("fork the main process"))? {
-        ForkResult::Parent { child } => {
-            drop((told, stdio));
-            let mut bytes = Vec::new();
-            let read = std::io::Read::read_to_end(&mut std::fs::File::from(failed), &mut bytes);
-            match (read, serde_json::from_slice(&bytes)) {
-                (Ok(0), _) => Ok(child),
-                (Ok(_), Ok(failure)) => Err(failure),
-                (Ok(_) | Err(_), _) => Err(Failure::step("hear of the main process")(Errno::EIO)),
-            }
-        }
-        ForkResult::Child => {
-            let failure = match become_main(request, stdio, filter) {
-                Ok(never) => match never {},
-                Err(failure) => failure,
-            };
-            let _nobody_hears = serde_json::to_writer(std::fs::File::from(told), &failure);
-            std::process::exit(FAILED)
-        }
+    let env = request.env.iter().map(|var| crate::command::c_string(var.as_str()));
+    let env = env.collect::<Result<Vec<_>, _>>()?;
+    let started = sys::start_sharing(|| become_main(request, &stdio, &env, filter));
+    let (main, ended) = started.map_err(Failure::io("start the main process"))?;
+    // Of the memory that both had, the change of the user has made what the host has for such programs.
+    prctl::set_dumpable(false).map_err(Failure::step("keep memory out of cores"))?;
+    match ended {
+        None => Ok(main),
+        Some(Err(failure)) => Err(failure),
+        Some(Ok(never)) => match never {},
     }
 }
 
 /// Becomes the main process.
 fn become_main(
     request: &StartRequest,
-    stdio: [OwnedFd; 3],
+    stdio: &[OwnedFd; 3],
+    env: &[CString],
     filter: &Filter,
 ) -> Result<std::convert::Infallible, Failure> {
     setsid().map_err(Failure::step("begin a session"))?;
@@ -155,7 +145,7 @@ fn become_main(
     // A dyno opens /dev/stdout as its own user. What is hsup's stays hsup's, and the host's /dev/null the host's.
     let own: &[OwnedFd] = match request.stdio {
         StdioKind::Pipes | StdioKind::InputOnly => &stdio[1..],
-        StdioKind::Terminal => &stdio,
+        StdioKind::Terminal => stdio,
         StdioKind::Inherited => &[],
     };
     for fd in own {
@@ -167,7 +157,7 @@ fn become_main(
     let [input, output, errors] = stdio;
     // Above 2 first: one of them may be in the place of another.
     let keep = |fd: &OwnedFd| fd.try_clone().map_err(Failure::io("keep the output open"));
-    let (input, output, errors) = (keep(&input)?, keep(&output)?, keep(&errors)?);
+    let (input, output, errors) = (keep(input)?, keep(output)?, keep(errors)?);
     dup2_stdin(&input).map_err(Failure::step("connect the input"))?;
     dup2_stdout(&output).map_err(Failure::step("connect the output"))?;
     dup2_stderr(&errors).map_err(Failure::step("connect the errors"))?;
@@ -180,10 +170,8 @@ fn become_main(
     privileges::drop_all(uid, request.max_processes, request.open_files, filter)?;
     // As the dyno's user: what that may not execute is not found to be executable.
     let Program { path, args } = find(&request.line, &request.env)?;
-    let env = request.env.iter().map(|var| crate::command::c_string(var.as_str()));
-    let env = env.collect::<Result<Vec<_>, _>>()?;
     let program = crate::command::c_string(path.as_os_str().as_encoded_bytes())?;
-    let Err(errno) = nix::unistd::execve(&program, &args, &env);
+    let Err(errno) = nix::unistd::execve(&program, &args, env);
     Err(Failure::NotExecutable { path, errno: errno as i32 })
 }
 

@@ -8,18 +8,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, getpid, getppid, pause, pipe2};
 
 use super::init::{self, Descriptors};
 use super::network::Links;
 use super::protocol::{Answer, AppDir, Failure, Received, StartRequest, receive, send};
 use super::seccomp::Filter;
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, Sleeper};
 
 /// The namespaces of a dyno: all but that of its network, which may be there already, and that of users, in which a
 /// process could become root of its own.
@@ -167,55 +162,32 @@ fn own_network() -> io::Result<OwnedFd> {
 }
 
 /// A user namespace that maps nobody yet, and the process that is in it: to be mapped it needs one.
-struct Unmapped {
-    process: Pid,
-    /// Ends when the namespace is there, with a word if it is.
-    ready: OwnedFd,
-}
+struct Unmapped(Sleeper);
 
 impl Unmapped {
-    /// Begins to make one; the process ends when this one does.
+    /// Makes one; its process ends when this one does.
     fn begin() -> Result<Self, Failure> {
-        let (ready, made) = pipe2(OFlag::O_CLOEXEC).map_err(Failure::step("make a pipe"))?;
-        let zygote = getpid();
-        match sys::fork_alone().map_err(Failure::io("fork for a user namespace"))? {
-            ForkResult::Parent { child } => Ok(Self { process: child, ready }),
-            ForkResult::Child => {
-                // After the change of namespace, which may undo it.
-                let waiting = unshare(CloneFlags::CLONE_NEWUSER)
-                    .and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL))
-                    .and_then(|()| nix::unistd::write(&made, &[1]))
-                    .map(|_| drop(made));
-                while waiting.is_ok() && getppid() == zygote {
-                    pause();
-                }
-                std::process::exit(1)
-            }
-        }
+        Sleeper::begin(libc::CLONE_NEWUSER).map(Self).map_err(Failure::sharing(MAKE))
     }
 
     /// Maps one user to another, for files of the one to be shown as the other's. The namespace needs no process then.
     fn map(&self, (user, group): (u32, u32), uid: u32) -> Result<OwnedFd, Failure> {
-        let process = self.process;
-        let there = nix::unistd::read(&self.ready, &mut [0]) == Ok(1);
+        let process = self.0.pid();
         let written = [("uid_map", user), ("gid_map", group)].iter().try_for_each(|(file, owner)| {
             std::fs::write(format!("/proc/{process}/{file}"), format!("{owner} {uid} 1\n"))
         });
         let opened = written.and_then(|()| std::fs::File::open(format!("/proc/{process}/ns/user")));
-        let what = "make a user namespace, to show the app's files as the dyno's,";
-        if there {
-            opened.map(OwnedFd::from).map_err(Failure::io(what))
-        } else {
-            Err(Failure::NotShared { what: what.to_owned(), errno: libc::EPERM })
-        }
+        opened.map(OwnedFd::from).map_err(Failure::io(MAKE))
     }
 
     /// Ends its process. Only for the zygote, whose child that is.
     fn end(self) {
-        let _gone = kill(self.process, Signal::SIGKILL);
-        let _reaped = waitpid(self.process, None);
+        self.0.end();
     }
 }
+
+/// What the namespace is made for.
+const MAKE: &str = "make a user namespace, to show the app's files as the dyno's,";
 
 #[cfg(test)]
 mod tests {

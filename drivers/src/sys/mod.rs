@@ -6,6 +6,7 @@ mod file;
 mod inherited;
 mod namespace;
 mod process;
+mod sharing;
 mod socket;
 mod spawn;
 
@@ -17,5 +18,6 @@ pub use process::{
     pidfd_signal, release_free_memory, reset_signals, seal_inherited_descriptors, set_window_size,
     share_allocator, take_terminal, watch, window_size,
 };
+pub use sharing::{Sleeper, start_sharing};
 pub use socket::{Descriptors, interface_index, receive_descriptors, set_netlink_option};
 pub use spawn::{Spawn, SpawnStdio, spawn};

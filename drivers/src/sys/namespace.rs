@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::process::is_alone;
+
 /// Which side of a clone a process is on.
 #[derive(Debug)]
 pub enum Cloned {
@@ -24,7 +26,7 @@ pub enum Cloned {
 /// # Errors
 /// If the process has several threads, or the kernel refuses.
 pub fn clone_sibling(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    if !is_alone()? {
         return Err(io::Error::other("clone of a process with several threads"));
     }
     let mut pidfd: RawFd = -1;

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, Pid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -21,12 +22,21 @@ const PAGE_BYTES: u64 = 4096;
 /// If the process has several threads (the child would inherit locks that nobody can open) or the kernel
 /// refuses.
 pub fn fork_alone() -> io::Result<ForkResult> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+    if !is_alone()? {
         return Err(io::Error::other("fork of a process with several threads"));
     }
     // SAFETY: with one thread there is nobody who could hold a lock across the fork, so that the child may run
     // any code; that there is one only was just checked, and no other thread exists that could start more.
     Ok(unsafe { nix::unistd::fork() }?)
+}
+
+/// Whether this process has one thread only.
+pub(super) fn is_alone() -> io::Result<bool> {
+    // With one thread the call changes nothing. It fails with several, and where it is not allowed at all.
+    match unshare(CloneFlags::CLONE_THREAD) {
+        Ok(()) => Ok(true),
+        Err(_) => Ok(std::fs::read_dir("/proc/self/task")?.count() == 1),
+    }
 }
 
 /// Gives memory that has been freed back to the system, where the C library can. What is not given back before a
