@@ -4,8 +4,8 @@ use std::fs::File;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
@@ -93,7 +93,7 @@ impl Native {
             cgroups,
             uplink,
             copies: AtomicBool::new(false),
-            mixed: AtomicBool::new(false),
+            mixed: Mutex::default(),
             scratch,
             settings,
         };
@@ -149,11 +149,7 @@ impl DynoDriver for Native {
         Box::pin(async {
             let root = spec.stack_dir.clone().ok_or(BuildError::NoStack { driver: "native" })?;
             complete(&root)?;
-            if spec.slug_dir.is_none() {
-                let starter = Arc::clone(&self.starter);
-                let looked = tokio::task::spawn_blocking(move || starter.look_at_owners()).await;
-                looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-            }
+            self.starter.look_anew();
             Ok(Built { app_dir: spec.slug_dir.clone(), root: Some(root), image: None })
         })
     }

@@ -54,14 +54,11 @@ enum Try {
 }
 
 impl Holdings {
-    /// What removes the files that nobody uses once the dyno's processes are gone. Whatever it cannot remove is left to
+    /// Removes the files, which nobody uses once the dyno's processes are gone. Whatever it cannot remove is left to
     /// [`Waiting::give_back`].
-    pub(super) fn file_removal(&self) -> impl FnOnce() + Send + use<> {
-        let (state_dir, dirs) = (self.state_dir.clone(), self.dirs.clone());
-        move || {
-            for dir in dirs {
-                let _tried_again = remove_below(&state_dir, &dir);
-            }
+    pub(super) fn remove_files(&self) {
+        for dir in &self.dirs {
+            let _tried_again = remove_below(&self.state_dir, dir);
         }
     }
 

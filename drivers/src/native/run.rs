@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
@@ -26,7 +27,7 @@ pub(super) struct NativeRun {
     address: Ipv4Addr,
     init: u32,
     main: Option<u32>,
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
     control: AsyncFd<OwnedFd>,
     output: Mutex<Option<Output>>,
     ended: Mutex<Option<MainExit>>,
@@ -40,10 +41,9 @@ pub(super) struct NativeRun {
 
 /// How far what was made for a run has been undone. It may take a while, and is done where that disturbs nobody.
 enum Undoing {
-    NotYet(Holdings),
-    /// What needs no word from the kernel that init is gone.
-    Clearing(Holdings, JoinHandle<()>),
-    Going(JoinHandle<()>),
+    NotYet(Box<Holdings>),
+    /// Tells whether the kernel has killed a process of the dyno for want of memory.
+    Going(JoinHandle<bool>),
     Done,
 }
 
@@ -91,7 +91,7 @@ impl NativeRun {
         let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, &dyno));
         let watch = || {
             fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            Ok((sys::watch(pidfd)?, sys::watch(control)?))
+            Ok((Arc::new(sys::watch(pidfd)?), sys::watch(control)?))
         };
         let (pidfd, control) = match watch() {
             Ok(watched) => watched,
@@ -111,7 +111,7 @@ impl NativeRun {
             control,
             output: Mutex::new(output),
             ended: Mutex::default(),
-            undo: tokio::sync::Mutex::new(Undoing::NotYet(holdings)),
+            undo: tokio::sync::Mutex::new(Undoing::NotYet(Box::new(holdings))),
             waiting,
             cgroup,
             memory,
@@ -153,54 +153,50 @@ impl NativeRun {
         }
     }
 
-    /// Begins to remove the files of a dyno that has no process left but its init, which ends as well: the kernel takes
-    /// its time for that.
-    async fn clear(&self) {
-        let mut undo = self.undo.lock().await;
-        *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
-            Undoing::NotYet(holdings) => {
-                let remove = holdings.file_removal();
-                Undoing::Clearing(holdings, tokio::task::spawn_blocking(remove))
-            }
-            begun @ (Undoing::Clearing(..) | Undoing::Going(_) | Undoing::Done) => begun,
-        };
-    }
-
-    /// Waits for init to be gone, with every process below it, and undoes what was made for the run. Cancel safe: who
-    /// calls it again waits for what was begun.
+    /// Waits for init to be gone, with every process below it, and undoes what was made for the run. Cancel safe.
     async fn over(&self) {
         if let Err(error) = self.pidfd.readable().await {
             tracing::error!(dyno = self.dyno, %error, "cannot wait for the init of a dyno");
         }
+        self.undone().await;
+    }
+
+    /// Undoes what was made for a run whose init is gone, or has no process below it and ends: what need not wait for
+    /// that is undone while the kernel takes init down. Cancel safe: who calls it again waits for what was begun.
+    async fn undone(&self) {
         let mut undo = self.undo.lock().await;
-        if let Undoing::Clearing(_, removal) = &mut *undo {
-            // What it has not removed is tried again.
-            let _ended = removal.await;
-        }
         *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
-            Undoing::NotYet(holdings) | Undoing::Clearing(holdings, _) => {
-                self.reap();
+            Undoing::NotYet(holdings) => {
+                let (dyno, pidfd) = (self.dyno.clone(), Arc::clone(&self.pidfd));
                 let waiting = Arc::clone(&self.waiting);
-                Undoing::Going(tokio::task::spawn_blocking(move || waiting.give_back(holdings)))
+                Undoing::Going(tokio::task::spawn_blocking(move || {
+                    holdings.remove_files();
+                    reap(&dyno, pidfd.get_ref().as_fd());
+                    // While the cgroup is there to tell.
+                    let killed = holdings.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0);
+                    waiting.give_back(*holdings);
+                    killed
+                }))
             }
-            going @ Undoing::Going(_) => going,
-            Undoing::Done => Undoing::Done,
+            begun @ (Undoing::Going(_) | Undoing::Done) => begun,
         };
         if let Undoing::Going(work) = &mut *undo {
-            if let Err(error) = work.await {
-                tracing::error!(dyno = self.dyno, %error, "cannot clean up after a dyno");
+            match work.await {
+                Ok(killed) => self.out_of_memory.store(killed, Ordering::Relaxed),
+                Err(error) => tracing::error!(dyno = self.dyno, %error, "cannot clean up after a dyno"),
             }
             *undo = Undoing::Done;
         }
     }
+}
 
-    fn reap(&self) {
-        // While the cgroup is there to tell.
-        let killed = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0);
-        self.out_of_memory.store(killed, Ordering::Relaxed);
-        let reaped = waitid(Id::PIDFd(self.pidfd.get_ref().as_fd()), WaitPidFlag::WEXITED);
-        if let Err(error) = reaped {
-            tracing::error!(dyno = self.dyno, %error, "cannot reap the init of a dyno");
+/// Waits for init, and reaps it.
+fn reap(dyno: &str, pidfd: BorrowedFd<'_>) {
+    loop {
+        match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
+            Ok(_) => return,
+            Err(Errno::EINTR) => {}
+            Err(error) => return tracing::error!(dyno, %error, "cannot reap the init of a dyno"),
         }
     }
 }
@@ -263,8 +259,7 @@ impl Run for NativeRun {
         Box::pin(async {
             let ended = self.reported().await;
             if ended.alone {
-                self.clear().await;
-                self.over().await;
+                self.undone().await;
             }
             ended
         })

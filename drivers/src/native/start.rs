@@ -6,8 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
@@ -53,8 +53,8 @@ pub(super) struct Starter {
     pub(super) uplink: Uplink,
     /// Whether files of `/app` have to be copied for each dyno, since they cannot be shown as its own.
     pub(super) copies: AtomicBool,
-    /// Whether they have several owners, of which one only could be shown as the dyno.
-    pub(super) mixed: AtomicBool,
+    /// Whether they have several owners, of which one only could be shown as the dyno; not known until it matters.
+    pub(super) mixed: Mutex<Option<bool>>,
 }
 
 impl Drop for Starter {
@@ -176,7 +176,7 @@ impl Starter {
     fn make_dirs(&self, spec: &DynoSpec, uid: u32, dir: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         match self.shared(spec) {
-            Some(shared) if self.copies() => copy_owned(shared, &dir.join("app"), uid)?,
+            Some(shared) if self.copies(spec) => copy_owned(shared, &dir.join("app"), uid)?,
             Some(_) => {
                 fs::create_dir(dir.join("upper"))?;
                 fs::create_dir(dir.join("work"))?;
@@ -186,27 +186,36 @@ impl Starter {
         Ok(())
     }
 
-    /// Looks whether the folder that is the app where there is no slug is one user's. A slug is: hsup has unpacked it.
-    pub(super) fn look_at_owners(&self) {
-        let Some(dir) = &self.settings.app_dir else { return };
-        let mixed = !has_one_owner(dir);
-        if mixed {
-            let dir = dir.display();
-            tracing::warn!(
-                "files in {dir} have several owners, so that they are copied for each dyno, as its own"
-            );
-        }
-        self.mixed.store(mixed, Ordering::Relaxed);
+    /// Has the next start look again whose the files are that are the app where there is no slug.
+    pub(super) fn look_anew(&self) {
+        *self.mixed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn copies(&self) -> bool {
-        self.copies.load(Ordering::Relaxed) || self.mixed.load(Ordering::Relaxed)
+    /// Whether the folder that is the app where there is no slug is several users'. A slug is one's: hsup has unpacked
+    /// it.
+    fn is_mixed(&self, spec: &DynoSpec) -> bool {
+        let (None, Some(dir)) = (&spec.built.app_dir, &self.settings.app_dir) else { return false };
+        let mut mixed = self.mixed.lock().unwrap_or_else(PoisonError::into_inner);
+        *mixed.get_or_insert_with(|| {
+            let mixed = !has_one_owner(dir);
+            if mixed {
+                let dir = dir.display();
+                tracing::warn!(
+                    "files in {dir} have several owners, so that they are copied for each dyno, as its own"
+                );
+            }
+            mixed
+        })
+    }
+
+    fn copies(&self, spec: &DynoSpec) -> bool {
+        self.copies.load(Ordering::Relaxed) || self.is_mixed(spec)
     }
 
     /// Removes the marks that the kernel has left on disk for whoever would mount a volatile layer again, which nobody
     /// does. It is time that the end of the dyno need not take.
     fn tidy_layers(&self, spec: &DynoSpec, holdings: &Holdings) {
-        let layered = self.shared(spec).is_some() && !self.copies();
+        let layered = self.shared(spec).is_some() && !self.copies(spec);
         if let Some(dir) = holdings.dirs.first().filter(|_| layered) {
             let marks = dir.join("work/work/incompat");
             // What stays goes with the rest.
@@ -317,7 +326,7 @@ impl Starter {
         let dir = holdings.dirs.first().cloned().unwrap_or_default();
         let app = match self.shared(spec) {
             None => AppDir::Empty,
-            Some(_) if self.copies() => AppDir::Own(dir.join("app")),
+            Some(_) if self.copies(spec) => AppDir::Own(dir.join("app")),
             Some(shared) => AppDir::Layers {
                 owner: fs::metadata(shared).map_or((0, 0), |found| (found.uid(), found.gid())),
                 lower: shared.to_owned(),

@@ -112,9 +112,18 @@ impl Zygote {
         let mut well = true;
         loop {
             let since = Instant::now();
-            let zygote = Arc::clone(&self);
-            let living = tokio::task::spawn_blocking(move || zygote.living()).await;
-            let living = living.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            let living = match self.line.try_lock() {
+                Ok(line) => line.living(),
+                Err(_) => None,
+            };
+            let living = match living {
+                Some(pidfd) => pidfd,
+                None => {
+                    let zygote = Arc::clone(&self);
+                    let living = tokio::task::spawn_blocking(move || zygote.replaced()).await;
+                    living.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+                }
+            };
             match living.and_then(sys::watch) {
                 Ok(pidfd) => {
                     well = true;
@@ -132,14 +141,15 @@ impl Zygote {
     }
 
     /// The pidfd of the zygote, which is replaced if it has ended.
-    fn living(&self) -> io::Result<OwnedFd> {
+    fn replaced(&self) -> io::Result<OwnedFd> {
         let mut line = self.line();
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        match waitid(Id::PIDFd(line.now.pidfd.as_fd()), look) {
-            Ok(WaitStatus::StillAlive) => {}
-            Ok(_) | Err(_) => line.replace()?,
+        match line.living() {
+            Some(pidfd) => pidfd,
+            None => {
+                line.replace()?;
+                line.now.pidfd.try_clone()
+            }
         }
-        line.now.pidfd.try_clone()
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -161,6 +171,13 @@ fn answered(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), Sta
 }
 
 impl Line {
+    /// The pidfd of the zygote, unless it has ended.
+    fn living(&self) -> Option<io::Result<OwnedFd>> {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let state = waitid(Id::PIDFd(self.now.pidfd.as_fd()), look);
+        (state == Ok(WaitStatus::StillAlive)).then(|| self.now.pidfd.try_clone())
+    }
+
     fn remember(&mut self, init: u32) {
         if self.told.len() >= MANY {
             let there = process::children(std::process::id());
