@@ -56,10 +56,8 @@ enum Try {
 impl Holdings {
     /// Removes the files, which nobody uses once the dyno's processes are gone. Whatever it cannot remove is left to
     /// [`Waiting::give_back`].
-    pub(super) fn remove_files(&self) {
-        for dir in &self.dirs {
-            let _tried_again = remove_below(&self.state_dir, dir);
-        }
+    pub(super) fn remove_files(&mut self) {
+        self.dirs.retain(|dir| remove_below(&self.state_dir, dir).is_err());
     }
 
     /// Gives it all back, or nothing of the books if there is no descriptor left for the rest.

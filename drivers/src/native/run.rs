@@ -166,7 +166,7 @@ impl NativeRun {
     async fn undone(&self) {
         let mut undo = self.undo.lock().await;
         *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
-            Undoing::NotYet(holdings) => {
+            Undoing::NotYet(mut holdings) => {
                 let (dyno, pidfd) = (self.dyno.clone(), Arc::clone(&self.pidfd));
                 let waiting = Arc::clone(&self.waiting);
                 Undoing::Going(tokio::task::spawn_blocking(move || {
