@@ -10,7 +10,7 @@ use hsup_drivers::{AbsPath, DynoDriver, Simple};
 use nix::unistd::geteuid;
 
 use super::fatal::Fatal;
-use super::{Config, DriverKind, SourceChoice};
+use super::{CliCommand, Config, DriverKind, SourceChoice};
 use crate::model::Bind;
 
 /// Where the `abspath` driver has the app.
@@ -80,6 +80,7 @@ fn native_settings(config: &Config, binds: &[Bind]) -> NativeSettings {
         allow: config.native.allow,
         binds: mounts(binds),
         app_dir: folder_of_procfile(config),
+        one_off: matches!(config.command, CliCommand::Run { .. }),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct NativeSettings {
     pub binds: Vec<BindMount>,
     /// What is at `/app` where a release has no slug: the folder of a Procfile.
     pub app_dir: Option<PathBuf>,
+    /// Whether there will be one dyno and nothing to do beside it, so that its start and end need no thread of their own.
+    pub one_off: bool,
 }
 
 /// The `native` driver.
@@ -99,6 +101,19 @@ impl Native {
         };
         Ok(Self { starter: Arc::new(starter), _keeper: keeper })
     }
+}
+
+/// Does what blocks on a thread for that or, where nobody would do anything else meanwhile, in place: to hand something
+/// over and back is two switches to wait for.
+pub(super) async fn beside<T: Send + 'static>(
+    in_place: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if in_place {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Where an hsup begins to look for free UIDs: not where the one before it did.
@@ -157,10 +172,8 @@ impl DynoDriver for Native {
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
         let (starter, spec) = (Arc::clone(&self.starter), spec.clone());
         Box::pin(async move {
-            // The steps of it wait for the kernel, and for init.
-            let started = tokio::task::spawn_blocking(move || starter.start(&spec)).await;
-            let started = started.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-            let run = NativeRun::new(started);
+            let one_off = starter.settings.one_off;
+            let run = NativeRun::new(starter.start(spec).await?, one_off);
             Ok(run.map_err(|source| StartError::System { operation: "watch the dyno", source })?
                 as Arc<dyn Run>)
         })

@@ -13,10 +13,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::{Cgroup, OomWatch};
+use super::driver::beside;
 use super::holdings::{Holdings, Waiting};
 use super::protocol::{ExitText, Order, Report, hear, say};
 use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError, sys};
@@ -37,13 +37,14 @@ pub(super) struct NativeRun {
     /// Wakes when the dyno has used up its memory, where that has a limit.
     memory: Option<Memory>,
     out_of_memory: AtomicBool,
+    one_off: bool,
 }
 
 /// How far what was made for a run has been undone. It may take a while, and is done where that disturbs nobody.
 enum Undoing {
     NotYet(Box<Holdings>),
     /// Tells whether the kernel has killed a process of the dyno for want of memory.
-    Going(JoinHandle<bool>),
+    Going(BoxFuture<'static, bool>),
     Done,
 }
 
@@ -81,11 +82,11 @@ pub(super) struct Started {
 }
 
 impl NativeRun {
-    /// Begins to watch an init.
+    /// Begins to watch an init. Where it is that of a one-off dyno there is nothing to do beside it.
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub(super) fn new(started: Started) -> io::Result<Arc<Self>> {
+    pub(super) fn new(started: Started, one_off: bool) -> io::Result<Arc<Self>> {
         let Started { dyno, address, init, main, pidfd, control, output, holdings, waiting } = started;
         let cgroup = holdings.cgroup.clone();
         let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, &dyno));
@@ -116,6 +117,7 @@ impl NativeRun {
             cgroup,
             memory,
             out_of_memory: AtomicBool::new(false),
+            one_off,
         }))
     }
 
@@ -169,22 +171,19 @@ impl NativeRun {
             Undoing::NotYet(mut holdings) => {
                 let (dyno, pidfd) = (self.dyno.clone(), Arc::clone(&self.pidfd));
                 let waiting = Arc::clone(&self.waiting);
-                Undoing::Going(tokio::task::spawn_blocking(move || {
+                Undoing::Going(Box::pin(beside(self.one_off, move || {
                     holdings.remove_files();
                     reap(&dyno, pidfd.get_ref().as_fd());
                     // While the cgroup is there to tell.
                     let killed = holdings.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0);
                     waiting.give_back(*holdings);
                     killed
-                }))
+                })))
             }
             begun @ (Undoing::Going(_) | Undoing::Done) => begun,
         };
         if let Undoing::Going(work) = &mut *undo {
-            match work.await {
-                Ok(killed) => self.out_of_memory.store(killed, Ordering::Relaxed),
-                Err(error) => tracing::error!(dyno = self.dyno, %error, "cannot clean up after a dyno"),
-            }
+            self.out_of_memory.store(work.await, Ordering::Relaxed);
             *undo = Undoing::Done;
         }
     }

@@ -15,6 +15,7 @@ use super::NativeSettings;
 use super::cgroup::{Cgroup, Hierarchies};
 use super::claims::Claims;
 use super::copy::{copy_owned, has_one_owner};
+use super::driver::beside;
 use super::etc::{self, Etc};
 use super::holdings::{Holdings, Waiting};
 use super::in_root;
@@ -90,9 +91,11 @@ fn step<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
 }
 
 impl Starter {
-    /// Starts a run.
-    pub(super) fn start(&self, spec: &DynoSpec) -> Result<Started, StartError> {
-        let first = self.try_start(spec);
+    /// Starts a run. A copy of the app's files may take long, and is made where it disturbs nobody.
+    pub(super) async fn start(self: Arc<Self>, spec: DynoSpec) -> Result<Started, StartError> {
+        let in_place = self.settings.one_off && !self.copies(&spec);
+        let (starter, again) = (Arc::clone(&self), spec.clone());
+        let first = beside(in_place, move || starter.try_start(&spec)).await;
         match first {
             // Of several at once, one says it.
             Err(Failed { error, copy: true }) => {
@@ -100,7 +103,8 @@ impl Starter {
                     let why = crate::explain(&error);
                     tracing::warn!("{why}; the files of the app are copied for each dyno from now on");
                 }
-                self.try_start(spec).map_err(|failed| failed.error)
+                let second = beside(false, move || self.try_start(&again)).await;
+                second.map_err(|failed| failed.error)
             }
             other => other.map_err(|failed| failed.error),
         }
