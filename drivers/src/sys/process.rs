@@ -4,9 +4,9 @@ use std::ffi::c_char;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::ptr;
 
-use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, Pid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,11 +32,9 @@ pub fn fork_alone() -> io::Result<ForkResult> {
 
 /// Whether this process has one thread only.
 pub(super) fn is_alone() -> io::Result<bool> {
-    // With one thread the call changes nothing. It fails with several, and where it is not allowed at all.
-    match unshare(CloneFlags::CLONE_THREAD) {
-        Ok(()) => Ok(true),
-        Err(_) => Ok(std::fs::read_dir("/proc/self/task")?.count() == 1),
-    }
+    // What every directory has, and one for each thread.
+    const LINKS_OF_ONE: u64 = 2 + 1;
+    Ok(std::fs::metadata("/proc/self/task")?.nlink() == LINKS_OF_ONE)
 }
 
 /// Gives memory that has been freed back to the system, where the C library can. What is not given back before a
