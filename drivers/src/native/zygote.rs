@@ -96,7 +96,8 @@ fn clone_init<'a>(
             let mut mapped = unmapped.map(*owner, request.uid);
             if mapped.is_err() {
                 // The one that was kept may have been killed.
-                std::mem::replace(&mut unmapped, Unmapped::begin()?).end();
+                unmapped.end();
+                unmapped = Unmapped::begin()?;
                 mapped = unmapped.map(*owner, request.uid);
             }
             spare.used_up = Some(unmapped);

@@ -4,9 +4,9 @@
 use std::ffi::c_void;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 
@@ -16,27 +16,71 @@ use super::process::is_alone;
 const STACK_BYTES: usize = 512 << 10;
 /// The stack of a process that only sleeps.
 const SLEEPER_STACK_BYTES: usize = 16 << 10;
-/// What processors want a stack to be a multiple of.
-const ALIGNMENT: usize = 16;
+/// How much below a stack must not be touched: a multiple of every size of pages.
+const GUARD_BYTES: usize = 64 << 10;
 
 /// What a process that has failed to execute a program exits with.
 const FAILED: libc::c_int = 70;
 
-/// A stack, as the process that has it uses it. It is not initialised, and nobody else reads it.
-struct Stack(Vec<u8>);
+/// A stack, below which there is nothing: to need more of it ends the process, and overwrites nothing of ours.
+struct Stack {
+    start: NonNull<c_void>,
+    /// The guard included.
+    bytes: usize,
+}
 
 impl Stack {
-    fn new(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
+    fn new(bytes: usize) -> io::Result<Self> {
+        let bytes = GUARD_BYTES + bytes;
+        let (access, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK);
+        // SAFETY: the kernel chooses a place where nothing is yet.
+        let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start).ok_or_else(io::Error::last_os_error)?;
+        let stack = Self { start, bytes };
+        // SAFETY: the place is ours, and nobody has a reference to it.
+        match unsafe { libc::mprotect(start.as_ptr(), GUARD_BYTES, libc::PROT_NONE) } {
+            0 => Ok(stack),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Its end, where it begins.
-    fn top(&mut self) -> *mut c_void {
-        let bytes = self.0.capacity() - ALIGNMENT;
-        let start = self.0.as_mut_ptr();
-        let end = start.wrapping_add(bytes);
-        end.wrapping_sub(end.addr() % ALIGNMENT).cast()
+    fn top(&self) -> *mut c_void {
+        // SAFETY: one past the last byte of the mapping.
+        unsafe { self.start.as_ptr().byte_add(self.bytes) }
     }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped so, and the process that has used it is gone.
+        unsafe { libc::munmap(self.start.as_ptr(), self.bytes) };
+    }
+}
+
+/// Clones a process, which begins with all signals blocked: a handler that it ran would work on the memory of both.
+///
+/// # Safety
+/// What `enter` does to the memory that it shares is to disturb nobody, and the stack is to stay until it is gone.
+unsafe fn clone_sharing(
+    enter: extern "C" fn(*mut c_void) -> libc::c_int,
+    stack: &Stack,
+    flags: libc::c_int,
+    argument: *mut c_void,
+) -> io::Result<Pid> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let flags = libc::CLONE_VM | libc::SIGCHLD | flags;
+    // SAFETY: the stack is nobody else's; the rest is the caller's word.
+    let pid = match unsafe { libc::clone(enter, stack.top(), flags, argument) } {
+        ..0 => Err(io::Error::last_os_error()),
+        pid => Ok(Pid::from_raw(pid)),
+    };
+    before.thread_set_mask().expect("what was the mask can be the mask");
+    pid
 }
 
 /// What a process that is to execute a program does, and what it says if it fails.
@@ -55,7 +99,8 @@ extern "C" fn work<F: FnOnce() -> T, T>(work: *mut c_void) -> libc::c_int {
 
 /// Starts a process that executes a program, and waits until it has. The new process shares all memory with this one,
 /// which does nothing meanwhile, and nothing else: neither descriptors nor credentials. What `child` allocates and does
-/// not free stays allocated here.
+/// not free stays allocated here. It begins with all signals blocked, and unblocks them when it has given up the handlers
+/// of this process.
 ///
 /// Where `child` returns, which is to mean that it could not execute the program, the new process ends and what it has
 /// returned is given. The new process is to be waited for in either case.
@@ -69,15 +114,14 @@ pub fn start_sharing<T>(child: impl FnOnce() -> T) -> io::Result<(Pid, Option<T>
     if !is_alone()? {
         return Err(io::Error::other("start of a process that shares the memory of several threads"));
     }
-    let mut stack = Stack::new(STACK_BYTES);
+    let stack = Stack::new(STACK_BYTES)?;
     let mut work = Work { child: Some(child), failure: None };
     let enter = enter(&work);
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the kernel lets this process go on when the new one has executed a program or is gone, so that the stack
     // and the work live for as long as it uses them, and that nothing of either is used by both at once: this process
     // has no other thread. A panic does not leave `work`, which is an `extern "C"` function.
-    let pid = unsafe { libc::clone(enter, stack.top(), flags, (&raw mut work).cast()) };
-    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok((Pid::from_raw(pid), work.failure)) }
+    let pid = unsafe { clone_sharing(enter, &stack, libc::CLONE_VFORK, (&raw mut work).cast()) }?;
+    Ok((pid, work.failure))
 }
 
 /// A process that does nothing, so that there is one in its namespaces. It ends when the process that has made it does,
@@ -89,8 +133,8 @@ pub struct Sleeper {
 }
 
 extern "C" fn sleep(parent: *mut c_void) -> libc::c_int {
-    // SAFETY: these calls touch no memory, but for the number of an error, of which there is none until a signal is
-    // handled; whoever shares the memory has no handler that this process could be sent the signal of.
+    // SAFETY: these calls touch no memory, but for the number of an error, of which there is none: all signals that
+    // could be handled are blocked.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         while usize::try_from(libc::getppid()) == Ok(parent.addr()) {
@@ -106,18 +150,12 @@ impl Sleeper {
     /// # Errors
     /// If the kernel refuses.
     pub fn begin(namespaces: libc::c_int) -> io::Result<Self> {
-        let mut stack = ManuallyDrop::new(Stack::new(SLEEPER_STACK_BYTES));
         let parent = usize::try_from(getpid().as_raw()).map_err(io::Error::other)?;
-        let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD | namespaces;
-        // SAFETY: the process has a stack of its own, which is freed only when it has been reaped, and does nothing to
-        // the memory that it shares.
-        let pid = unsafe { libc::clone(sleep, stack.top(), flags, ptr::without_provenance_mut(parent)) };
-        if pid < 0 {
-            let error = io::Error::last_os_error();
-            drop(ManuallyDrop::into_inner(stack));
-            return Err(error);
-        }
-        Ok(Self { pid: Pid::from_raw(pid), stack })
+        let stack = Stack::new(SLEEPER_STACK_BYTES)?;
+        let (flags, parent) = (libc::CLONE_FILES | namespaces, ptr::without_provenance_mut(parent));
+        // SAFETY: the process does nothing to the memory that it shares, and its stack goes when it has been reaped.
+        let pid = unsafe { clone_sharing(sleep, &stack, flags, parent) }?;
+        Ok(Self { pid, stack: ManuallyDrop::new(stack) })
     }
 
     /// Its pid.
