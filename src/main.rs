@@ -22,8 +22,7 @@ fn main() -> ExitCode {
         }
         Ok(Invocation::Command(config)) => match &config.command {
             CliCommand::Start { .. } | CliCommand::Run { .. } | CliCommand::Build => cli::supervise(*config),
-            CliCommand::Ps { json } => cli::ps(&config, *json),
-            CliCommand::Stop { targets, json } => cli::stop(&config, targets, *json),
+            CliCommand::Client { request, json } => cli::ask(&config, request, *json),
             CliCommand::Logs(query) => cli::logs(&config, query),
             CliCommand::Check { file } => cli::check(&config, file),
             CliCommand::Doctor { fix, json } => cli::doctor(&config, *fix, *json),

@@ -46,7 +46,7 @@ impl AbsPath {
         let args = [shell, "-c", PROFILE, shell, &shell_line(&spec.command)];
         let args = args.into_iter().map(c_string).collect::<Result<_, _>>()?;
         let env = environment(&self.base, spec)?;
-        let program = Program { path: Path::new(shell), args, env, dir: Some(&self.app_dir) };
+        let program = Program { path: Path::new(shell), args, env, dir: Some(&self.app_dir), passed: None };
         Ok(Arc::new(Subprocess::spawn(spec, program, self.address, &self.guardian)?))
     }
 }

@@ -76,10 +76,15 @@ pub struct DynoSpec {
     pub built: Arc<Built>,
     /// The environment that the release and hsup give the dyno; the driver adds its own defaults below it.
     pub env: Arc<[(String, String)]>,
+    /// What hsup says to this dyno alone, in its environment.
+    pub own_env: Vec<(String, String)>,
     /// The port that the dyno is to listen on, handed over as `PORT`.
     pub port: u16,
     /// Where its input and output are connected.
     pub stdio: Stdio,
+    /// A listening socket that it gets as its descriptor 3, as systemd passes them (sd_listen_fds(3)); only drivers
+    /// whose dynos share the host's network pass it.
+    pub listen: Option<Arc<OwnedFd>>,
     /// What it may use of the host.
     pub limits: Limits,
 }

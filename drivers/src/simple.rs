@@ -58,7 +58,7 @@ impl Simple {
         let path = find_program(words.first().copied().unwrap_or_default(), search, &self.dir)?;
         let args = words.iter().map(|word| c_string(*word)).collect::<Result<_, _>>()?;
         let env = environment(&self.base, spec)?;
-        let program = Program { path: &path, args, env, dir: None };
+        let program = Program { path: &path, args, env, dir: None, passed: None };
         Ok(Arc::new(Subprocess::spawn(spec, program, self.address, &self.guardian)?))
     }
 }
@@ -70,7 +70,8 @@ pub(crate) fn shell() -> &'static str {
 
 /// The environment of a dyno: the driver's defaults, what the release sets, and last what hsup itself says.
 pub(crate) fn environment(base: &[(String, String)], spec: &DynoSpec) -> Result<Vec<CString>, StartError> {
-    let own = [("PORT".to_owned(), spec.port.to_string()), ("DYNO".to_owned(), spec.name.clone())];
+    let mut own = vec![("PORT".to_owned(), spec.port.to_string()), ("DYNO".to_owned(), spec.name.clone())];
+    own.extend_from_slice(&spec.own_env);
     let overridden = |name: &str, by: &[(String, String)]| by.iter().any(|(other, _)| other == name);
     let base = base.iter().filter(|(name, _)| !overridden(name, &spec.env) && !overridden(name, &own));
     let release = spec.env.iter().filter(|(name, _)| !overridden(name, &own));

@@ -34,6 +34,8 @@ pub struct Program<'a> {
     pub env: Vec<CString>,
     /// The working directory; `None` for hsup's own.
     pub dir: Option<&'a Path>,
+    /// What it has as descriptor 3.
+    pub passed: Option<BorrowedFd<'a>>,
 }
 
 /// A run of a dyno as processes of this host.
@@ -61,15 +63,18 @@ impl Subprocess {
     ///
     /// # Errors
     /// If the program cannot be executed or the system refuses.
-    pub fn spawn(
-        spec: &DynoSpec,
-        mut program: Program<'_>,
+    pub fn spawn<'a>(
+        spec: &'a DynoSpec,
+        mut program: Program<'a>,
         address: IpAddr,
         guardian: &Arc<Guardian>,
     ) -> Result<Self, StartError> {
         let system = |operation| move |source| StartError::System { operation, source };
         let mark = guardian.mark(&spec.name);
         program.env.push(c_string(format!("{MARK}={mark}"))?);
+        if let Some(socket) = &spec.listen {
+            program = with_socket(program, socket)?;
+        }
         let (pid, output) = spawn(spec, &program)?;
         let number = pid.as_raw().cast_unsigned();
         guardian.restore_limits(pid);
@@ -251,6 +256,22 @@ fn abandon(pid: Pid) {
     let _reaped = nix::sys::wait::waitpid(pid, None);
 }
 
+/// The program with a listening socket as its descriptor 3. `LISTEN_PID` has to be the pid of the process that gets
+/// it, which is not known before it is there: a shell that becomes the program knows its own.
+fn with_socket<'a>(program: Program<'a>, socket: &'a OwnedFd) -> Result<Program<'a>, StartError> {
+    let Program { path, args, mut env, dir, passed: _ } = program;
+    // what hsup itself was passed, and may have handed down, is not what this dyno is passed
+    env.retain(|var| {
+        !["LISTEN_FDS=", "LISTEN_PID="].iter().any(|name| var.to_bytes().starts_with(name.as_bytes()))
+    });
+    env.push(c_string("LISTEN_FDS=1")?);
+    let mut words = vec![c_string("sh")?, c_string("-c")?];
+    words.extend([c_string(r#"export LISTEN_PID=$$; exec "$@""#)?, c_string("sh")?]);
+    words.push(c_string(path.as_os_str().as_encoded_bytes())?);
+    words.extend(args.into_iter().skip(1));
+    Ok(Program { path: Path::new("/bin/sh"), args: words, env, dir, passed: Some(socket.as_fd()) })
+}
+
 /// Connects input and output and spawns. What is opened for the child alone is closed when this returns.
 fn spawn(spec: &DynoSpec, program: &Program<'_>) -> Result<(Pid, Option<Output>), StartError> {
     let system = |operation| move |source: io::Error| StartError::System { operation, source };
@@ -286,13 +307,12 @@ fn spawn(spec: &DynoSpec, program: &Program<'_>) -> Result<(Pid, Option<Output>)
 fn exec(program: &Program<'_>, stdio: SpawnStdio<'_>) -> Result<Pid, StartError> {
     let path = c_string(program.path.as_os_str().as_encoded_bytes())?;
     let dir = program.dir.map(|dir| c_string(dir.as_os_str().as_encoded_bytes())).transpose()?;
-    let (args, env) = (&program.args, &program.env);
-    sys::spawn(&Spawn { program: &path, args, env, dir: dir.as_deref(), stdio }).map_err(
-        |source| match source.raw_os_error() {
-            Some(libc::EACCES | libc::ENOEXEC | libc::ETXTBSY | libc::EISDIR | libc::ENOENT) => {
-                StartError::NotExecutable { path: program.path.to_owned(), source }
-            }
-            _ => StartError::System { operation: "start the process", source },
-        },
-    )
+    let Program { args, env, passed, .. } = program;
+    let request = Spawn { program: &path, args, env, dir: dir.as_deref(), stdio, passed: *passed };
+    sys::spawn(&request).map_err(|source| match source.raw_os_error() {
+        Some(libc::EACCES | libc::ENOEXEC | libc::ETXTBSY | libc::EISDIR | libc::ENOENT) => {
+            StartError::NotExecutable { path: program.path.to_owned(), source }
+        }
+        _ => StartError::System { operation: "start the process", source },
+    })
 }

@@ -35,6 +35,8 @@ impl<'a> Launch<'a> {
             ("HOME", room.path("work").into()),
             ("HSUP_STATE_DIR", room.path("state").into()),
             ("XDG_RUNTIME_DIR", room.path("runtime").into()),
+            // What most tests run as web does not listen on its port.
+            ("HSUP_READINESS", "none".into()),
             // The events that tests wait for are told in the log, one-off dynos included.
             ("HSUP_LOG", "info".into()),
         ];

@@ -6,6 +6,12 @@ use std::ffi::OsString;
 
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _};
 
+use super::rollout::RolloutFlags;
+
+mod commands;
+
+pub(super) use commands::{CommandArgs, StackArgs};
+
 /// The command line, taken apart.
 pub(super) struct CommandLine {
     pub options: Options,
@@ -86,115 +92,6 @@ fn with_variable_on_its_own_line(arg: clap::Arg) -> clap::Arg {
 struct Hsup {
     #[command(subcommand)]
     command: CommandArgs,
-}
-
-/// The commands and their own arguments.
-#[derive(clap::Subcommand)]
-pub(super) enum CommandArgs {
-    /// Keep the dynos of the formation running
-    Start {
-        /// How many dynos of a type to run here; TYPE alone means one, a type that is not named has none
-        /// [default: what the release says]
-        #[arg(value_name = "TYPE=N")]
-        quantities: Vec<String>,
-    },
-    /// Run a one-off dyno, and end with its exit code
-    Run {
-        /// The command: one argument is a shell command line, several are its words. Options of hsup stand
-        /// before it
-        #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
-        command: Vec<String>,
-    },
-    /// Prepare the release, and start nothing
-    Build,
-    /// Show the dynos of a running hsup
-    #[command(visible_alias = "status")]
-    Ps {
-        /// Write JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Stop dynos of a running hsup for good
-    Stop {
-        /// The dynos (web.1) or process types (web) to stop
-        #[arg(value_name = "DYNO|TYPE")]
-        targets: Vec<String>,
-        /// Stop every dyno
-        #[arg(long)]
-        all: bool,
-        /// Write JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the newest log lines of a running hsup
-    Logs {
-        /// Show this dyno (web.1) or process type (web) only; may be repeated
-        #[arg(long, visible_alias = "type", value_name = "DYNO|TYPE")]
-        dyno: Vec<String>,
-        /// How many lines to show [default: 100, or all with --since]
-        #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
-        num: Option<String>,
-        /// Go on with what is printed from now on
-        #[arg(short, long)]
-        follow: bool,
-        /// Show lines from then on only: a time (2026-11-21T10:00:00Z) or how long ago (5m)
-        #[arg(long, value_name = "TIME")]
-        since: Option<String>,
-        /// Write a JSON object a line
-        #[arg(long)]
-        json: bool,
-    },
-    /// Check a control file, and start nothing
-    Check {
-        /// The control file
-        file: OsString,
-    },
-    /// Show, add and remove the stacks of this host: the root file systems that dynos run on
-    Stack {
-        #[command(subcommand)]
-        command: StackArgs,
-    },
-    /// Show what hsups that were killed have left on this host: processes, cgroups, links, claims, directories
-    Doctor {
-        /// Remove it
-        #[arg(long)]
-        fix: bool,
-        /// Write JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show the version
-    Version,
-}
-
-/// The commands of `hsup stack`.
-#[derive(clap::Subcommand)]
-pub(super) enum StackArgs {
-    /// Show the stacks of this host
-    List {
-        /// Write JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Add a stack, from a file or URL or from the manifest
-    Add {
-        /// The name and version; the name alone for the newest one of the manifest
-        #[arg(value_name = "NAME-VERSION|NAME")]
-        name: String,
-        /// A root tarball (.tgz, .tar) or a file system image (ext2/3/4, xfs, erofs, squashfs), gzipped or not
-        /// [default: what the manifest has]
-        #[arg(value_name = "PATH|URL")]
-        from: Option<OsString>,
-        /// The digest that it must have
-        #[arg(long, value_name = "SHA256:HEX", requires = "from")]
-        checksum: Option<String>,
-    },
-    /// Remove a stack that no dyno runs on
-    Remove {
-        /// The name and version
-        #[arg(value_name = "NAME-VERSION")]
-        name: String,
-    },
 }
 
 // The options that every command takes, as they were given. They have no `Debug`, since one is a secret.
@@ -337,6 +234,12 @@ pub(super) struct Options {
     #[arg(long, value_name = "TIME", allow_negative_numbers = true)]
     pub stop_timeout: Option<String>,
 
+    /// A socket that hsup holds for the dynos of a type and passes to each (LISTEN_FDS), for no connection to be lost
+    /// when they are replaced; simple and abspath only; may be repeated [env: HSUP_LISTEN, separated by blanks]
+    #[arg(long, value_name = "TYPE=[ADDRESS:]PORT")]
+    pub listen: Vec<String>,
+    #[command(flatten)]
+    pub rollout: RolloutFlags,
     /// How hsup writes its own log: text or json [env: HSUP_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -381,6 +284,8 @@ impl Options {
             stack_manifest: self.stack_manifest.or(others.stack_manifest),
             poll_interval: self.poll_interval.or(others.poll_interval),
             stop_timeout: self.stop_timeout.or(others.stop_timeout),
+            listen: others.listen.into_iter().chain(self.listen).collect(),
+            rollout: self.rollout.or(others.rollout),
             log_format: self.log_format.or(others.log_format),
             log_level: self.log_level.or(others.log_level),
         }

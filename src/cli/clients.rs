@@ -1,47 +1,125 @@
-//! `hsup ps` and `hsup stop`: clients of the control API of a running hsup.
+//! The commands that are clients of the control API of a running hsup: `ps`, `stop`, `restart` and others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::process;
 use std::time::SystemTime;
 
+use super::explain::explain;
 use super::fatal::Fatal;
-use super::{Config, ExitCode, StopTargets, find_running, ps_table};
-use crate::control::wire::{StatusResponse, StopRequest, StopResponse};
+use super::{ClientRequest, Config, DynoTargets, ExitCode, find_running, ps_table};
+use crate::control::wire::{
+    ReleasesResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest,
+    StatusResponse, StopRequest, StopResponse, Version,
+};
 use crate::control::{Client, ClientError};
-use crate::model::Target;
+use crate::model::{ScaleChange, Target};
 
-/// `hsup ps`: shows the dynos of a running hsup.
-pub fn ps(config: &Config, json: bool) -> process::ExitCode {
-    talk(config, async |client| {
-        let status: StatusResponse = client.get_json("/status").await?;
-        Ok(if json { to_json(&status) } else { ps_table::table(&status, SystemTime::now()) })
+/// Asks a running hsup, and prints what it answers.
+pub fn ask(config: &Config, request: &ClientRequest, json: bool) -> process::ExitCode {
+    talk(config, async |client| match request {
+        ClientRequest::Ps => {
+            let status: StatusResponse = client.get_json("/status").await?;
+            Ok(if json { to_json(&status) } else { ps_table::table(&status, SystemTime::now()) })
+        }
+        ClientRequest::Explain(name) => {
+            let status: StatusResponse = client.get_json("/status").await?;
+            let Some(dyno) = status.dynos.iter().find(|dyno| dyno.name == *name) else {
+                let names = status.dynos.iter().map(|dyno| dyno.name.to_string()).collect();
+                return Err(unknown_target(&Target::Dyno(name.clone()), &names));
+            };
+            Ok(if json { to_json(dyno) } else { explain(dyno, SystemTime::now()) })
+        }
+        ClientRequest::Stop(targets) => stop(&client, targets, json).await,
+        ClientRequest::Restart(targets) => restart(&client, targets, json).await,
+        ClientRequest::Scale(changes) => scale(&client, changes, json).await,
+        ClientRequest::Releases => {
+            let releases: ReleasesResponse = client.get_json("/releases").await?;
+            Ok(if json { to_json(&releases) } else { releases_table(&releases) })
+        }
+        ClientRequest::Rollback(release) => {
+            let request = RollbackRequest { release: release.map(Version) };
+            let response: RollbackResponse = client.post_json("/control/rollback", &request).await?;
+            let text =
+                format!("going back to release {}: hsup ps shows how it comes along", response.release);
+            Ok(if json { to_json(&response) } else { text })
+        }
     })
 }
 
-/// `hsup stop`: stops dynos of a running hsup, and returns when all their processes are gone.
-pub fn stop(config: &Config, targets: &StopTargets, json: bool) -> process::ExitCode {
-    talk(config, async |client| {
-        let status: StatusResponse = client.get_json("/status").await?;
-        let types: BTreeSet<String> = status.processes.keys().map(ToString::to_string).collect();
-        let processes = match targets {
-            StopTargets::All => types.into_iter().collect(),
-            StopTargets::Named(targets) => {
-                let known = |target: &Target| status.dynos.iter().any(|dyno| target.covers(&dyno.name));
-                if let Some(unknown) = targets.iter().find(|target| !known(target)) {
-                    return Err(unknown_target(unknown, &types));
-                }
-                targets.iter().map(ToString::to_string).collect()
-            }
-        };
-        let request = StopRequest { processes };
-        let response: StopResponse = client.post_json("/control/stop", &request).await?;
-        Ok(match response.stopped_processes.as_slice() {
-            _ if json => to_json(&response),
-            [] => format!("nothing to stop: no dyno of {} is running", request.processes.join(", ")),
-            stopped => format!("stopped: {}", stopped.join(", ")),
-        })
+/// Stops dynos, and returns when all their processes are gone.
+async fn stop(client: &Client, targets: &DynoTargets, json: bool) -> Result<String, Fatal> {
+    let request = StopRequest { processes: named(client, targets).await? };
+    let response: StopResponse = client.post_json("/control/stop", &request).await?;
+    Ok(match response.stopped_processes.as_slice() {
+        _ if json => to_json(&response),
+        [] => format!("nothing to stop: no dyno of {} is running", request.processes.join(", ")),
+        stopped => format!("stopped: {}", stopped.join(", ")),
     })
+}
+
+async fn restart(client: &Client, targets: &DynoTargets, json: bool) -> Result<String, Fatal> {
+    let rolling = *targets == DynoTargets::All;
+    let request = RestartRequest { processes: named(client, targets).await?, rolling };
+    let response: RestartResponse = client.post_json("/control/restart", &request).await?;
+    let names: Vec<String> = response.restarted_processes.iter().map(ToString::to_string).collect();
+    Ok(match names.as_slice() {
+        _ if json => to_json(&response),
+        [] => format!("nothing to restart: the formation has no dyno of {}", request.processes.join(", ")),
+        names => format!("restarting: {}", names.join(", ")),
+    })
+}
+
+/// The process types and dynos that are meant, all of which there are.
+async fn named(client: &Client, targets: &DynoTargets) -> Result<Vec<String>, Fatal> {
+    let status: StatusResponse = client.get_json("/status").await?;
+    let types: BTreeSet<String> = status.processes.keys().map(ToString::to_string).collect();
+    match targets {
+        DynoTargets::All => Ok(types.into_iter().collect()),
+        DynoTargets::Named(targets) => {
+            let known = |target: &Target| status.dynos.iter().any(|dyno| target.covers(&dyno.name));
+            match targets.iter().find(|target| !known(target)) {
+                Some(unknown) => Err(unknown_target(unknown, &types)),
+                None => Ok(targets.iter().map(ToString::to_string).collect()),
+            }
+        }
+    }
+}
+
+/// Runs other numbers of dynos; without changes it tells how many there are.
+async fn scale(client: &Client, changes: &[ScaleChange], json: bool) -> Result<String, Fatal> {
+    let status: StatusResponse = client.get_json("/status").await?;
+    let mut quantities = status.formation;
+    let mut wanted = BTreeMap::new();
+    for change in changes {
+        let Some(quantity) = quantities.get_mut(&change.process_type) else {
+            let types = quantities.keys().map(ToString::to_string).collect();
+            return Err(unknown_target(&Target::Type(change.process_type.clone()), &types));
+        };
+        *quantity = change.of(*quantity);
+        wanted.insert(change.process_type.clone(), *quantity);
+    }
+    if !wanted.is_empty() {
+        let _echo: ScaleRequest =
+            client.post_json("/control/scale", &ScaleRequest { quantities: wanted }).await?;
+    }
+    let text = quantities.iter().map(|(name, quantity)| format!("{name}={quantity}"));
+    let text = text.collect::<Vec<_>>().join(" ");
+    Ok(if json { to_json(&ScaleRequest { quantities }) } else { text })
+}
+
+fn releases_table(response: &ReleasesResponse) -> String {
+    if response.releases.is_empty() {
+        return "no release has come yet\n".to_owned();
+    }
+    let mut rows = vec![["RELEASE", "STATUS", "SINCE", "SLUG", "WHY"].map(str::to_owned)];
+    for entry in &response.releases {
+        let status = if entry.live { format!("live, {}", entry.status) } else { entry.status.clone() };
+        let or_nothing = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let (slug, why) = (or_nothing(&entry.slug), or_nothing(&entry.why));
+        rows.push([entry.version.to_string(), status, entry.at.to_string(), slug, why]);
+    }
+    ps_table::align(&rows)
 }
 
 /// A name that nothing has is a slip of the finger, and a script must not believe that it has stopped something.

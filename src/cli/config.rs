@@ -9,9 +9,13 @@ use std::time::Duration;
 use super::settings::Problem;
 use super::{DockerConfig, ExitCode, NativeConfig, SocketChoice, SourceChoice};
 use crate::control::LogsQuery;
+use crate::listen::Listen;
 use crate::log::LogConfig;
 use crate::logs::LogSettings;
-use crate::model::{AppName, Bind, Command, LimitSettings, Quantities, StackName, Target};
+use crate::model::{
+    AppName, Bind, Command, DynoName, LimitSettings, Quantities, ReleaseVersion, RolloutSettings,
+    ScaleChange, StackName, Target,
+};
 use crate::stack::{Checksum, StackId, StackLocation};
 
 /// A dyno driver of this build.
@@ -26,6 +30,16 @@ pub enum DriverKind {
     Docker,
     /// Dynos are in namespaces and cgroups of their own.
     Native,
+}
+
+impl DriverKind {
+    /// Whether its dynos have a root and a network of their own.
+    pub fn is_isolated(self) -> bool {
+        match self {
+            Self::Simple | Self::Abspath => false,
+            Self::Docker | Self::Native => true,
+        }
+    }
 }
 
 /// No dyno driver was named.
@@ -47,9 +61,28 @@ impl FromStr for DriverKind {
     }
 }
 
-/// Which dynos to stop.
+/// What a running hsup is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StopTargets {
+pub enum ClientRequest {
+    /// Show the dynos.
+    Ps,
+    /// Explain how a dyno is.
+    Explain(DynoName),
+    /// Stop dynos for good.
+    Stop(DynoTargets),
+    /// Restart dynos.
+    Restart(DynoTargets),
+    /// Run other numbers of dynos; none to show how many there are.
+    Scale(Vec<ScaleChange>),
+    /// Show the history of releases.
+    Releases,
+    /// Go back to this release, or to the last good one.
+    Rollback(Option<ReleaseVersion>),
+}
+
+/// Which dynos are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DynoTargets {
     /// Every dyno.
     All,
     /// These; never none.
@@ -100,15 +133,10 @@ pub enum CliCommand {
     },
     /// Prepares the release and ends.
     Build,
-    /// Shows the dynos of a running hsup.
-    Ps {
-        /// As JSON.
-        json: bool,
-    },
-    /// Stops dynos of a running hsup.
-    Stop {
-        /// Which ones.
-        targets: StopTargets,
+    /// Asks a running hsup for something.
+    Client {
+        /// What.
+        request: ClientRequest,
         /// Whether to write JSON.
         json: bool,
     },
@@ -167,6 +195,10 @@ pub struct Config {
     pub poll_interval: Duration,
     /// How long dynos have between SIGTERM and SIGKILL.
     pub stop_timeout: Duration,
+    /// The sockets that hsup holds for dynos.
+    pub listens: Vec<Listen>,
+    /// How dynos show that they are well, and how they are replaced.
+    pub rollout: RolloutSettings,
     /// hsup's own log.
     pub log: LogConfig,
     /// What to do.

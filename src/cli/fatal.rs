@@ -9,6 +9,7 @@ use hsup_drivers::native::NativeError;
 
 use super::ExitCode;
 use crate::explain;
+use crate::listen::Listen;
 use crate::model::Bind;
 
 /// An error that hsup cannot go on with.
@@ -43,6 +44,12 @@ impl Fatal {
     /// The source of releases cannot be opened.
     pub(super) fn source(error: impl Error) -> Self {
         Self::new(ExitCode::NoSource, &error)
+    }
+
+    /// A socket for dynos cannot be bound.
+    pub(super) fn listen((place, error): (Listen, io::Error)) -> Self {
+        let text = format!("cannot listen for {place}: {error}: choose another port with --listen");
+        Self { code: ExitCode::System, text }
     }
 
     /// The driver cannot show a path of the host at another one.

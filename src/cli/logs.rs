@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use hsup_drivers::parse_size;
 
 use super::args::Options;
-use super::duration::HumanDuration;
 use super::parse::{read_bool, read_duration};
 use super::settings::{Reader, Setting};
 use crate::control::LogsQuery;
 use crate::logs::{DrainSettings, FileSettings, LogSettings};
+use crate::model::HumanDuration;
 use crate::secret::Secret;
 use crate::sources::control_file::check_logplex_url;
 

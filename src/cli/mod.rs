@@ -8,8 +8,8 @@ mod config;
 mod docker;
 mod doctor;
 mod driver;
-mod duration;
 mod exit_code;
+mod explain;
 mod fatal;
 mod inherited;
 mod logs;
@@ -17,6 +17,7 @@ mod logs_client;
 mod native;
 mod parse;
 mod ps_table;
+mod rollout;
 mod settings;
 mod socket;
 mod source_choice;
@@ -26,13 +27,13 @@ mod terminal;
 
 pub use args::command;
 pub use check::check;
-pub use clients::{ps, stop};
+pub use clients::ask;
 pub use config::{
-    CliCommand, CliError, Config, DriverKind, Invocation, StackCommand, StopTargets, UnknownDriver,
+    CliCommand, CliError, ClientRequest, Config, DriverKind, DynoTargets, Invocation, StackCommand,
+    UnknownDriver,
 };
 pub use docker::DockerConfig;
 pub use doctor::doctor;
-pub use duration::{HumanDuration, InvalidDuration};
 pub use exit_code::{ExitCode, TABLE};
 pub use logs_client::logs;
 pub use native::NativeConfig;

@@ -3,23 +3,25 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{CommandArgs, CommandLine, Options, StackArgs};
-use super::logs::{self, LogFlags, LogsFlags};
-use super::settings::{Given, Problem, Reader, Setting, not_empty};
+use super::args::{CommandArgs, CommandLine, Options};
+use super::logs::{self, LogFlags};
+use super::rollout;
+use super::settings::{Given, Problem, Reader, Setting};
 use super::source_choice::{self, SourceFlags};
-use super::{
-    CliCommand, CliError, Config, HumanDuration, InvalidDuration, Invocation, MAX_SOCKET_PATH, SocketChoice,
-    SourceChoice, StackCommand, StopTargets,
-};
+use super::{CliCommand, CliError, Config, Invocation, MAX_SOCKET_PATH, SocketChoice, SourceChoice};
 use super::{docker, native};
 use crate::log::{LogConfig, LogFilter};
-use crate::model::{Bind, LimitSetting, LimitSettings, ProcessType, Quantities, QuantityOverride, Target};
-use crate::stack::{InvalidLocation, StackLocation};
+use crate::model::{AppName, Bind, HumanDuration, InvalidDuration, LimitSetting, LimitSettings, Quantities};
+use crate::stack::StackLocation;
+
+mod command;
+
+use command::read_command;
 
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
 const DRIVER: Setting = Setting { flag: "--dynodriver", variable: "HSUP_DYNODRIVER" };
@@ -118,7 +120,8 @@ fn read(
 ) -> Option<Config> {
     let log_flags = LogFlags::of(&mut options);
     let app_named = options.app.is_some() || reader.variable(APP.variable).is_some();
-    let app = reader.parsed(APP, options.app, str::parse);
+    let app = reader.parsed(APP, options.app.take(), str::parse);
+    let flags = source_flags(reader, &mut options, app_named, app.as_ref());
     let driver = reader.parsed(DRIVER, options.dynodriver, str::parse);
     let control_socket = read_socket(reader, options.control_socket);
     let one_shot = reader.parsed(ONE_SHOT, options.oneshot, read_bool);
@@ -129,16 +132,6 @@ fn read(
     let native = native::read(reader, options.allow);
     let docker = docker::read(reader, options.stack_image, options.docker_entry, &surroundings.directory);
     let needs_source = needs_source(&command);
-    let heroku_api_url = reader.parsed(HEROKU_API_URL, options.heroku_api_url, str::parse);
-    let no_stale = reader.parsed(NO_STALE, options.no_stale, read_bool);
-    let flags = SourceFlags {
-        control_dir: options.control_dir,
-        procfile: options.procfile,
-        app_named,
-        app: app.clone(),
-        heroku_api_url: heroku_api_url.unwrap_or_default(),
-        stale: !no_stale.unwrap_or_default(),
-    };
     let source =
         needs_source.then(|| source_choice::choose(reader, flags, &surroundings.directory)).flatten();
     let whole_formation = reader.parsed(WHOLE_FORMATION, options.whole_formation, read_bool);
@@ -148,13 +141,12 @@ fn read(
         reader.parsed(POLL_INTERVAL, options.poll_interval, |text| read_duration(text, POLL_INTERVALS));
     let stop_timeout =
         reader.parsed(STOP_TIMEOUT, options.stop_timeout, |text| read_duration(text, STOP_TIMEOUTS));
-    let format = reader.parsed(LOG_FORMAT, options.log_format, str::parse);
-    let filter = reader.parsed(LOG_LEVEL, options.log_level, str::parse);
-    let colour = reader.variable("NO_COLOR").is_none();
+    let rollout = rollout::read(reader, options.rollout, driver);
+    let listens = rollout::read_listens(reader, options.listen, driver);
+    let quiet = matches!(command, CommandArgs::Run { .. });
+    let log = read_log(reader, options.log_format, options.log_level, quiet);
     let command = read_command(reader, command, stack_manifest.is_some(), surroundings)?;
     let command = of_this_host(reader, command, source.as_ref(), whole_formation.unwrap_or_default());
-    let quiet = matches!(command, CliCommand::Run { .. });
-    let default_filter = || if quiet { LogFilter::warnings() } else { LogFilter::default() };
     Some(Config {
         app: app.or_else(|| source.as_ref().and_then(SourceChoice::app)),
         driver: driver.unwrap_or_default(),
@@ -172,13 +164,47 @@ fn read(
         stack_manifest,
         poll_interval: poll_interval.unwrap_or(DEFAULT_POLL_INTERVAL),
         stop_timeout: stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
-        log: LogConfig {
-            format: format.unwrap_or_default(),
-            filter: filter.unwrap_or_else(default_filter),
-            colour,
-        },
+        rollout,
+        listens,
+        log,
         command,
     })
+}
+
+/// What is said of the source of releases.
+fn source_flags(
+    reader: &mut Reader<'_>,
+    options: &mut Options,
+    app_named: bool,
+    app: Option<&AppName>,
+) -> SourceFlags {
+    let heroku_api_url = reader.parsed(HEROKU_API_URL, options.heroku_api_url.take(), str::parse);
+    let no_stale = reader.parsed(NO_STALE, options.no_stale.take(), read_bool);
+    SourceFlags {
+        control_dir: options.control_dir.take(),
+        procfile: options.procfile.take(),
+        app_named,
+        app: app.cloned(),
+        heroku_api_url: heroku_api_url.unwrap_or_default(),
+        stale: !no_stale.unwrap_or_default(),
+    }
+}
+
+/// How hsup logs; what is `quiet` tells of warnings only.
+fn read_log(
+    reader: &mut Reader<'_>,
+    format: Option<String>,
+    level: Option<String>,
+    quiet: bool,
+) -> LogConfig {
+    let format = reader.parsed(LOG_FORMAT, format, str::parse);
+    let filter = reader.parsed(LOG_LEVEL, level, str::parse);
+    let default_filter = || if quiet { LogFilter::warnings() } else { LogFilter::default() };
+    LogConfig {
+        format: format.unwrap_or_default(),
+        filter: filter.unwrap_or_else(default_filter),
+        colour: reader.variable("NO_COLOR").is_none(),
+    }
 }
 
 /// Whether a command works on releases, and so needs a source and a place for its state.
@@ -187,6 +213,11 @@ fn needs_source(command: &CommandArgs) -> bool {
         CommandArgs::Start { .. } | CommandArgs::Run { .. } | CommandArgs::Build => true,
         CommandArgs::Ps { .. }
         | CommandArgs::Stop { .. }
+        | CommandArgs::Explain { .. }
+        | CommandArgs::Restart { .. }
+        | CommandArgs::Scale { .. }
+        | CommandArgs::Releases { .. }
+        | CommandArgs::Rollback { .. }
         | CommandArgs::Logs { .. }
         | CommandArgs::Check { .. }
         | CommandArgs::Doctor { .. } => false,
@@ -206,94 +237,6 @@ fn read_stack_manifest(
 ) -> Option<StackLocation> {
     let location: StackLocation = reader.parsed(STACK_MANIFEST, flag, str::parse)?;
     Some(location.below(&surroundings.directory))
-}
-
-/// The command with its arguments checked; none where there is a problem with them.
-fn read_command(
-    reader: &mut Reader<'_>,
-    command: CommandArgs,
-    has_manifest: bool,
-    surroundings: &Surroundings<'_>,
-) -> Option<CliCommand> {
-    match command {
-        CommandArgs::Start { quantities } => {
-            let quantities: Vec<_> =
-                quantities.iter().map(|given| reader.keep("start", read_quantity(given))).collect();
-            let quantities = quantities.into_iter().flatten().collect();
-            Some(CliCommand::Start { quantities })
-        }
-        CommandArgs::Run { command } => {
-            reader.keep("run", command.try_into()).map(|command| CliCommand::Run { command })
-        }
-        CommandArgs::Build => Some(CliCommand::Build),
-        CommandArgs::Ps { json } => Some(CliCommand::Ps { json }),
-        CommandArgs::Stop { targets, all, json } => {
-            let given = !targets.is_empty();
-            let named: Vec<_> =
-                targets.iter().map(|given| reader.keep("stop", given.parse::<Target>())).collect();
-            let named: Vec<_> = named.into_iter().flatten().collect();
-            let targets = match (given, all) {
-                (true, false) => Ok(StopTargets::Named(named)),
-                (false, true) => Ok(StopTargets::All),
-                (true, true) => Err("--all stops every dyno: give --all or names, not both"),
-                (false, false) => Err(
-                    "name what to stop, dynos (web.1) or process types (web), or give --all for every dyno",
-                ),
-            };
-            reader.keep("stop", targets).map(|targets| CliCommand::Stop { targets, json })
-        }
-        CommandArgs::Logs { dyno, num, follow, since, json } => {
-            logs::read_query(reader, LogsFlags { dyno, num, follow, since, json }).map(CliCommand::Logs)
-        }
-        CommandArgs::Doctor { fix, json } => Some(CliCommand::Doctor { fix, json }),
-        CommandArgs::Check { file } => {
-            reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file })
-        }
-        CommandArgs::Stack { command } => {
-            read_stack_command(reader, command, has_manifest, surroundings).map(CliCommand::Stack)
-        }
-        CommandArgs::Version => None,
-    }
-}
-
-fn read_stack_command(
-    reader: &mut Reader<'_>,
-    command: StackArgs,
-    has_manifest: bool,
-    surroundings: &Surroundings<'_>,
-) -> Option<StackCommand> {
-    match command {
-        StackArgs::List { json } => Some(StackCommand::List { json }),
-        StackArgs::Add { name, from: None, checksum: _ } => {
-            let name = reader.keep("stack add", name.parse());
-            let source = has_manifest.then_some(()).ok_or(
-                "name a file or URL to add the stack from, or with --stack-manifest a manifest that has it",
-            );
-            reader.keep("stack add", source)?;
-            Some(StackCommand::AddFromManifest { name: name? })
-        }
-        StackArgs::Add { name, from: Some(from), checksum } => {
-            let id = reader.keep("stack add", name.parse());
-            let checksum = checksum.map(|given| reader.keep("--checksum", given.parse()));
-            let from = reader.keep("stack add", read_location(&from))?.below(&surroundings.directory);
-            let checksum = match checksum {
-                Some(checksum) => Some(checksum?),
-                None => None,
-            };
-            Some(StackCommand::Add { id: id?, from, checksum })
-        }
-        StackArgs::Remove { name } => {
-            reader.keep("stack remove", name.parse()).map(|id| StackCommand::Remove { id })
-        }
-    }
-}
-
-/// Reads a location; a path need not be UTF-8.
-fn read_location(given: &OsStr) -> Result<StackLocation, String> {
-    match given.to_str() {
-        Some(text) => text.parse().map_err(|error: InvalidLocation| error.to_string()),
-        None => Ok(StackLocation::Path(given.into())),
-    }
 }
 
 /// The command with the quantities that this host has: those of a Heroku app describe all of its hosts.
@@ -316,14 +259,6 @@ fn of_this_host(
         }
         (command, _) => command,
     }
-}
-
-fn read_quantity(given: &str) -> Result<QuantityOverride, String> {
-    let quantity: QuantityOverride = given.parse().map_err(|error| format!("argument {given:?}: {error}"))?;
-    if quantity.process_type == ProcessType::run() {
-        return Err(format!("argument {given:?}: \"run\" is kept for one-off dynos: use hsup run CMD"));
-    }
-    Ok(quantity)
 }
 
 fn read_socket(reader: &mut Reader<'_>, flag: Option<OsString>) -> SocketChoice {

@@ -77,12 +77,17 @@ fn last_exit(last: &LastExit, now: SystemTime) -> String {
         Ended::Signal { name, .. } => name.clone(),
         Ended::NotStarted { code, .. } => format!("no start ({code})"),
     };
-    let why = if last.out_of_memory { " (out of memory)" } else { "" };
+    let why = match last.reason.as_str() {
+        "out-of-memory" => " (out of memory)",
+        "boot-timeout" => " (boot timeout)",
+        "liveness" => " (not well)",
+        _ => "",
+    };
     format!("{how}{why}, {} ago", human(since(last.at, now)))
 }
 
 /// The two largest units: `45s`, `3m 12s`, `2h 5m`, `4d 3h`.
-fn human(duration: Duration) -> String {
+pub(super) fn human(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {

@@ -16,6 +16,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+mod ending;
+mod holdings;
+
 use super::driver::{driver, fork_zygote};
 use super::fatal::Fatal;
 use super::inherited::inherited_vars;
@@ -24,7 +27,9 @@ use super::{CliCommand, Config, DriverKind, ExitCode, SocketChoice, SourceChoice
 use crate::control::{self, Api, ControlSocket};
 use crate::diagnostics::Ring;
 use crate::dyno::Policy;
-use crate::formation::{Outcome, Preparer, Settings, Shutdown, Supervisor, Work};
+use crate::formation::{Preparer, Settings, Shutdown, Supervisor, Work};
+use crate::history::Keeper;
+use crate::listen::Listeners;
 use crate::logs::{Console, DrainError, DrainPlace, Logs, LogsError, Printing, spools};
 use crate::model::{Action, AppName, Bind, ConfigVars, DynoName, ProcessType, Release, Startup};
 use crate::slug::{Limits, SlugUrls, Slugs};
@@ -35,6 +40,8 @@ use crate::sources::procfile::{Procfile, ProcfileError};
 use crate::sources::{GaveUp, LastGood, Link, ReleaseSource};
 use crate::stack::Stacks;
 use crate::stderr::Stderr;
+use ending::{close_logs, exit_status, write_down};
+use holdings::{history_of, listeners};
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -132,19 +139,23 @@ async fn supervise_all(
     let (console, written) = Console::of_process();
     let stacks = Stacks::new(config.state_dir.join("stacks"), config.stack_manifest.clone());
     let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()), stacks);
-    let settings = source.settings(config, terminal.as_ref());
-    let supervisor = Supervisor::new(settings, preparer, console, logs.clone());
-
+    let settings = source.settings(config, terminal.as_ref(), listeners(config, &source.action)?);
     let (releases, newest) = watch::channel(None);
+    let (place, forget_scale) = history_of(config, &settings.work);
+    let (arrivals, notes, history, keeping) = Keeper::start(place, forget_scale, newest);
+    let supervisor = Supervisor::new(settings, preparer, console, logs.clone(), notes);
+
     let (shutdown, shutdowns) = watch::channel(Shutdown::No);
     let reread = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
     let live = supervisor.live();
-    let (formation, supervising) = supervisor.start(newest, shutdowns);
+    let (formation, supervising) = supervisor.start(arrivals, shutdowns);
+    let keeping = tokio::spawn(keeping);
     tasks.spawn(slim(live.clone()));
     let link = Link { releases, live, reread: Arc::clone(&reread) };
     let given_up = follow(&mut tasks, source.releases, link);
-    let (close_socket, served) = serve(&mut tasks, socket, Api::new(formation, logs.clone()));
+    let api = Api::new(formation, history, logs.clone());
+    let (close_socket, served) = serve(&mut tasks, socket, api);
 
     let outcome = tokio::select! {
         outcome = supervising => Ok(outcome),
@@ -161,22 +172,9 @@ async fn supervise_all(
     drop(close_socket);
     let _closed = timeout(DRAIN, served).await;
     tasks.shutdown().await;
-    let mut hurry = shutdown.subscribe();
-    tokio::select! {
-        () = logs.close(async { let _told = hurry.wait_for(|shutdown| *shutdown == Shutdown::Now).await; }) => {}
-        never = obedience.obey(&shutdown, &reread) => match never {},
-    }
-    if !written.wait().await {
-        tracing::warn!("standard output is stuck; the last lines of the dynos are lost");
-    }
-    match outcome {
-        Ok(Outcome::Stopped) => Ok(ExitCode::Ok.number()),
-        Ok(Outcome::Finished(status)) => Ok(status),
-        Ok(Outcome::Interrupted) => Ok(ExitCode::INTERRUPTED),
-        Ok(Outcome::NotPrepared) => Ok(ExitCode::ReleaseInvalid.number()),
-        Err(GaveUp::Unreadable(error)) => Err(Fatal::new(ExitCode::NoSource, error.as_ref())),
-        Err(GaveUp::Invalid(error)) => Err(Fatal::new(ExitCode::ReleaseInvalid, error.as_ref())),
-    }
+    write_down(keeping).await;
+    close_logs(&logs, written, obedience.obey(&shutdown, &reread), shutdown.subscribe()).await;
+    exit_status(outcome)
 }
 
 /// Keeps hsup small: after each release it lets go of what only the way there has needed.
@@ -299,8 +297,7 @@ impl Source {
             CliCommand::Start { quantities } => Action::Start(quantities.clone()),
             CliCommand::Run { command } => Action::Run(command.clone()),
             CliCommand::Build
-            | CliCommand::Ps { .. }
-            | CliCommand::Stop { .. }
+            | CliCommand::Client { .. }
             | CliCommand::Logs(_)
             | CliCommand::Stack(_)
             | CliCommand::Check { .. }
@@ -318,7 +315,7 @@ impl Source {
         Self { releases, slug_urls: None, action, one_shot, start_number, skip_build, binds }
     }
 
-    fn settings(&self, config: &Config, terminal: Option<&Terminal>) -> Settings {
+    fn settings(&self, config: &Config, terminal: Option<&Terminal>, listeners: Listeners) -> Settings {
         let work = match &self.action {
             Action::Start(quantities) => Work::Formation { quantities: quantities.clone() },
             Action::Run(command) => Work::OneOff {
@@ -327,12 +324,15 @@ impl Source {
             },
             Action::Build => Work::Build,
         };
-        let policy = Policy { one_shot: self.one_shot, stop_timeout: config.stop_timeout };
+        let (stop_timeout, boot_timeout) = (config.stop_timeout, config.rollout.boot_timeout);
+        let policy = Policy { one_shot: self.one_shot, stop_timeout, boot_timeout };
         Settings {
             work,
             start_number: self.start_number,
             policy,
             limits: config.limits.clone(),
+            rollout: config.rollout.clone(),
+            listeners,
             skip_build: self.skip_build,
         }
     }
@@ -345,8 +345,7 @@ fn patience(config: &Config) -> Patience {
         CliCommand::Start { .. }
         | CliCommand::Run { .. }
         | CliCommand::Build
-        | CliCommand::Ps { .. }
-        | CliCommand::Stop { .. }
+        | CliCommand::Client { .. }
         | CliCommand::Logs(_)
         | CliCommand::Stack(_)
         | CliCommand::Check { .. }

@@ -19,9 +19,13 @@ use tokio::time::timeout;
 use super::body::AnswerBody;
 use super::logs::{Follower, LogsQuery};
 use super::stall::Unhurried;
-use super::wire::{ErrorResponse, StatusResponse, StopRequest, StopResponse};
+use super::wire::{
+    ErrorResponse, ReleasesResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse,
+    ScaleRequest, StatusResponse, StopRequest, StopResponse, Version,
+};
 
-use crate::formation::{FormationHandle, ShuttingDown};
+use crate::formation::{FormationHandle, ScaleRefused, ShuttingDown};
+use crate::history::{HistoryHandle, RollbackError};
 use crate::logs::Logs;
 
 /// The largest body of a request: a name for each of a thousand dynos fits.
@@ -46,14 +50,15 @@ pub(super) type Answer = Response<AnswerBody>;
 #[derive(Clone, Debug)]
 pub struct Api {
     formation: FormationHandle,
+    history: HistoryHandle,
     logs: Logs,
     followers: Arc<Semaphore>,
 }
 
 impl Api {
-    /// The API of these dynos and their logs.
-    pub fn new(formation: FormationHandle, logs: Logs) -> Self {
-        Self { formation, logs, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
+    /// The API of these dynos, the releases that there have been, and the dynos' logs.
+    pub fn new(formation: FormationHandle, history: HistoryHandle, logs: Logs) -> Self {
+        Self { formation, history, logs, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
     }
 }
 
@@ -63,15 +68,20 @@ where
     B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
 {
     let (parts, body) = request.into_parts();
-    let formation = &api.formation;
     let result = match (parts.method.as_str(), parts.uri.path()) {
         // The server leaves the body out for HEAD.
         ("GET" | "HEAD", "/health") => Ok(text("OK")),
         ("GET" | "HEAD", "/status") => status(api).await,
         ("GET" | "HEAD", "/logs") => logs(&parts, api),
-        ("POST", "/control/stop") => stop(body, formation).await,
-        (_, "/health" | "/status" | "/logs") => Err(Refusal::Method { allowed: READ }),
-        (_, "/control/stop") => Err(Refusal::Method { allowed: ACT }),
+        ("GET" | "HEAD", "/releases") => releases(&api.history).await,
+        ("POST", "/control/stop") => stop(body, &api.formation).await,
+        ("POST", "/control/restart") => restart(body, &api.formation).await,
+        ("POST", "/control/scale") => scale(body, api).await,
+        ("POST", "/control/rollback") => rollback(body, &api.history).await,
+        (_, "/health" | "/status" | "/logs" | "/releases") => Err(Refusal::Method { allowed: READ }),
+        (_, "/control/stop" | "/control/restart" | "/control/scale" | "/control/rollback") => {
+            Err(Refusal::Method { allowed: ACT })
+        }
         (_, path) => Err(Refusal::NotFound { path: path.to_owned() }),
     };
     result.unwrap_or_else(Refusal::into_answer)
@@ -110,6 +120,40 @@ where
     Ok(json(&StopResponse::new(&targets, &stopped)))
 }
 
+async fn releases(history: &HistoryHandle) -> Result<Answer, Refusal> {
+    let (entries, live) = history.list().await?;
+    Ok(json(&ReleasesResponse::new(&entries, live.as_deref())))
+}
+
+async fn restart<B>(body: B, formation: &FormationHandle) -> Result<Answer, Refusal>
+where
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    let RestartRequest { processes, rolling } = read(body, r#"{"Processes":["web","worker.2"]}"#).await?;
+    let targets: Vec<_> = processes.iter().filter_map(|name| name.parse().ok()).collect();
+    let restarted = formation.restart(targets, rolling).await?;
+    Ok(json(&RestartResponse { restarted_processes: restarted }))
+}
+
+async fn scale<B>(body: B, api: &Api) -> Result<Answer, Refusal>
+where
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    let request: ScaleRequest = read(body, r#"{"Quantities":{"web":3}}"#).await?;
+    api.formation.check_scale(request.quantities.clone()).await??;
+    api.history.scale(request.quantities.clone()).await?;
+    Ok(json(&request))
+}
+
+async fn rollback<B>(body: B, history: &HistoryHandle) -> Result<Answer, Refusal>
+where
+    B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
+{
+    let RollbackRequest { release } = read(body, r#"{"Release":"v3"}, or {} for the last good one"#).await?;
+    let release = history.rollback(release.map(|Version(version)| version)).await?;
+    Ok(json(&RollbackResponse { release: Version(release.version) }))
+}
+
 /// Why a request is not done.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -131,6 +175,10 @@ enum Refusal {
     Unreadable(Box<dyn Error + Send + Sync>),
     #[error("{0}")]
     ShuttingDown(#[from] ShuttingDown),
+    #[error("{0}")]
+    Scale(#[from] ScaleRefused),
+    #[error("{0}")]
+    History(#[from] RollbackError),
 }
 
 impl Refusal {
@@ -141,19 +189,33 @@ impl Refusal {
             Self::Json { .. } | Self::Query(_) | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::TooManyFollowers | Self::ShuttingDown(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyFollowers | Self::ShuttingDown(_) | Self::History(RollbackError::ShuttingDown) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::History(RollbackError::Unknown { .. }) | Self::Scale(ScaleRefused::Unknown { .. }) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::History(RollbackError::NoneGood | RollbackError::Nothing)
+            | Self::Scale(ScaleRefused::Port(_)) => StatusCode::CONFLICT,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotFound { .. } => Some("try /health, /status, /logs or /control/stop".to_owned()),
+            Self::NotFound { .. } => Some(
+                "try /health, /status, /logs, /releases or /control/stop, restart, scale, rollback"
+                    .to_owned(),
+            ),
             Self::Method { allowed } => Some(format!("use {allowed}")),
             Self::Json { example, .. } => Some(format!("send an object such as {example}")),
             Self::TooLarge => Some("name process types instead of single dynos".to_owned()),
             Self::Query(_) => Some("for instance /logs?dyno=web.1&n=100&follow".to_owned()),
             Self::TooManyFollowers => Some("end one of them".to_owned()),
-            Self::TooSlow | Self::Unreadable(_) | Self::ShuttingDown(_) => None,
+            Self::TooSlow
+            | Self::Unreadable(_)
+            | Self::ShuttingDown(_)
+            | Self::History(_)
+            | Self::Scale(_) => None,
         }
     }
 

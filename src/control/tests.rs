@@ -1,5 +1,6 @@
 //! The API over real sockets, with a formation that is a small script.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -20,6 +21,7 @@ use super::wire::{StatusResponse, StopRequest, StopResponse};
 use super::{bind, serve};
 use crate::dyno::{DynoState, DynoStatus};
 use crate::formation::{Command, FormationHandle, FormationStatus};
+use crate::history::{Keeper, Place};
 use crate::logs::Logs;
 use crate::model::{DynoName, ReleaseVersion, Target};
 
@@ -37,7 +39,10 @@ impl Server {
         let path = directory.path().join("app.sock");
         let socket = bind(&path).await.unwrap();
         let (stop, stopped) = oneshot::channel();
-        let api = Api::new(formation, Logs::for_tests());
+        let (_, releases) = watch::channel(None);
+        let (_, _, history, keeping) = Keeper::start(Place::Memory, false, releases);
+        tokio::spawn(keeping);
+        let api = Api::new(formation, history, Logs::for_tests());
         let task = tokio::spawn(serve(socket, api, async { _ = stopped.await }));
         Self { _directory: directory, path, stop, task }
     }
@@ -106,12 +111,15 @@ fn dyno(name: &str) -> DynoStatus {
     DynoStatus {
         name: name.parse().unwrap(),
         state: DynoState::Up,
+        health: Default::default(),
+        up_since: None,
         release: ReleaseVersion(3),
         pid: Some(42),
         address: "127.0.0.1".parse().unwrap(),
         port: 5000,
         started_at: None,
         restarts: 0,
+        crashes: 0,
         last_exit: None,
         next_retry_at: None,
     }
@@ -127,13 +135,23 @@ fn formation(names: &'static [&'static str]) -> FormationHandle {
                 Command::Status(reply) => {
                     let app = Some("myapp".parse().unwrap());
                     let release = Some(ReleaseVersion(3));
-                    _ = reply.send(FormationStatus { app, release, dynos: dynos.clone() });
+                    _ = reply.send(FormationStatus {
+                        app,
+                        release,
+                        formation: BTreeMap::new(),
+                        dynos: dynos.clone(),
+                    });
                 }
                 Command::Stop { targets, reply } => {
                     let meant = |dyno: &DynoStatus| targets.iter().any(|target| target.covers(&dyno.name));
                     let (stopped, rest): (Vec<_>, Vec<_>) = dynos.into_iter().partition(meant);
                     dynos = rest;
                     _ = reply.send(stopped.into_iter().map(|dyno| dyno.name).collect());
+                }
+                Command::CheckScale { quantities: _, reply } => _ = reply.send(Ok(())),
+                Command::Restart { targets, rolling: _, reply } => {
+                    let names = dynos.iter().map(|dyno| dyno.name.clone());
+                    _ = reply.send(names.filter(|name| targets.iter().any(|t| t.covers(name))).collect());
                 }
             }
         }
@@ -412,7 +430,7 @@ async fn a_client_hears_what_the_server_says() {
     let error = server.client().get_json::<Value>("/nowhere").await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is nothing at /nowhere: try /health, /status, /logs or /control/stop"
+        "there is nothing at /nowhere: try /health, /status, /logs, /releases or /control/stop, restart, scale, rollback"
     );
     assert!(matches!(error, ClientError::Refused { status: 404, .. }), "{error}");
     let error = server.client().get_json::<Value>("/health").await.unwrap_err();

@@ -11,10 +11,17 @@ use hsup_drivers::process::Usage;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::dyno::{self, DynoState, DynoStatus};
+use crate::dyno::{self, DynoState, DynoStatus, Health, Why};
 use crate::formation::FormationStatus;
 use crate::logs::LogsStatus;
-use crate::model::{AppName, DynoName, ProcessType, ReleaseVersion, Target};
+use crate::model::{AppName, DynoName, ProcessType, Quantity, ReleaseVersion, Target};
+
+mod operate;
+
+pub use operate::{
+    HistoryEntry, ReleasesResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse,
+    ScaleRequest,
+};
 
 /// The answer to `GET /status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +35,9 @@ pub struct StatusResponse {
     /// The release that is live.
     #[serde(default)]
     pub release: ReleaseEntry,
+    /// How many dynos of each type there are to be.
+    #[serde(default)]
+    pub formation: BTreeMap<ProcessType, Quantity>,
     /// What becomes of the dynos' log lines.
     #[serde(default)]
     pub logs: LogsEntry,
@@ -99,6 +109,12 @@ pub struct DynoEntry {
     pub started_at: Option<Timestamp>,
     /// How often it has been started again.
     pub restarts: u64,
+    /// How many of its runs in a row have crashed or not started.
+    #[serde(default)]
+    pub crashes: u32,
+    /// What its health check misses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
     /// How its last run ended.
     pub last_exit: Option<LastExit>,
     /// When it will be started again, while it waits for that.
@@ -188,9 +204,12 @@ pub struct LastExit {
     /// How.
     #[serde(flatten)]
     pub how: Ended,
-    /// Whether the kernel had killed processes of it for want of memory.
-    #[serde(rename = "OutOfMemory", default, skip_serializing_if = "std::ops::Not::not")]
-    pub out_of_memory: bool,
+    /// Why, as a word: `exited`, `out-of-memory`, `boot-timeout`, `liveness`, ...
+    #[serde(rename = "Reason", default)]
+    pub reason: String,
+    /// What there is to say beyond that.
+    #[serde(rename = "Detail", default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// When.
     #[serde(rename = "At")]
     pub at: Timestamp,
@@ -235,7 +254,12 @@ impl From<&dyno::LastExit> for LastExit {
                 Ended::NotStarted { error: why.clone(), code: *status }
             }
         };
-        Self { how, out_of_memory: last.out_of_memory, at: Timestamp(last.at) }
+        let detail = match &last.why {
+            Why::BootTimeout { missing } => Some(missing.clone()),
+            Why::Unwell { finding } => Some(finding.clone()),
+            Why::ByItself | Why::NotStarted | Why::OutOfMemory | Why::Restarted | Why::Retired => None,
+        };
+        Self { how, reason: last.why.word().to_owned(), detail, at: Timestamp(last.at) }
     }
 }
 
@@ -340,6 +364,7 @@ impl StatusResponse {
             processes: processes(&status.dynos),
             dynos: status.dynos.iter().map(|dyno| DynoEntry::new(dyno, &usage)).collect(),
             release: ReleaseEntry { app: status.app.clone(), version: status.release.map(Version) },
+            formation: status.formation.clone(),
             logs: LogsEntry::from(logs),
         }
     }
@@ -352,13 +377,18 @@ impl DynoEntry {
             name: dyno.name.clone(),
             r#type: dyno.name.process_type.clone(),
             state: dyno.state.word().to_owned(),
-            health: None,
+            health: dyno.health.word().map(str::to_owned),
             pid: dyno.pid,
             ip_address: dyno.address,
             port: dyno.port,
             release: Version(dyno.release),
             started_at: dyno.started_at.map(Timestamp),
             restarts: dyno.restarts,
+            crashes: dyno.crashes,
+            missing: match &dyno.health {
+                Health::Booting { missing } => missing.clone(),
+                Health::Unknown | Health::Healthy => None,
+            },
             last_exit: dyno.last_exit.as_ref().map(LastExit::from),
             next_retry_at: dyno.next_retry_at.map(Timestamp),
             memory_bytes: usage.map(|usage| usage.memory_bytes),

@@ -3,20 +3,29 @@
 //! Each of its sources (commands, the run, the timer) becomes an input of [`step`]; each effect is performed
 //! in [`Executor::perform`] and nowhere else. The task ends when the dyno is retired.
 
+mod checking;
+mod publish;
+mod timers;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hsup_drivers::{BoxFuture, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Run, StartError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
-use super::fsm::{Effect, Input, Phase, Retiring, RunId, Started, State, Timer, step};
-use super::policy::{LASTED, Policy, retry_after};
-use super::status::{DynoState, DynoStatus, Ended, LastExit};
+use super::command_probe::{CommandProbes, CommandsGone};
+use super::fsm::{Effect, Input, Phase, Rules, RunId, Started, State, Timer, step};
+use super::notify_socket::NotifySocket;
+use super::policy::{LASTED, Policy};
+use super::signs::Signs;
+use super::status::{DynoState, DynoStatus, Ended, LastExit, Why};
 use crate::explain;
 use crate::logs::{DynoLog, Reading};
-use crate::model::{DynoName, ReleaseVersion};
+use crate::model::{Check, DynoName, ReleaseVersion};
+use checking::{Verdict, awaited_line, hear, next_verdict, notify_socket};
+use publish::visible;
 
 /// How many commands may wait for a dyno: more than there are kinds of them is of no use.
 const MAILBOX: usize = 4;
@@ -44,6 +53,12 @@ pub struct Dyno {
     pub spec: DynoSpec,
     /// When it is started again, and how long it may take to end.
     pub policy: Policy,
+    /// How it shows that it is ready; without it is up as soon as it has been started.
+    pub readiness: Option<Check>,
+    /// How it shows that it is still well.
+    pub liveness: Option<Check>,
+    /// Is told whenever the state of the dyno has changed.
+    pub changes: Arc<Notify>,
     /// Where what it prints goes, and what is said of it.
     pub log: DynoLog,
 }
@@ -64,6 +79,11 @@ impl DynoHandle {
         }
     }
 
+    /// The dyno at this moment, to be looked at and let go of.
+    pub fn look(&self) -> watch::Ref<'_, DynoStatus> {
+        self.status.borrow()
+    }
+
     /// The dyno at this moment.
     pub fn status(&self) -> DynoStatus {
         self.status.borrow().clone()
@@ -76,21 +96,33 @@ impl Dyno {
     pub fn start(self) -> (DynoHandle, impl Future<Output = Option<LastExit>> + Send + 'static) {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let first = DynoStatus::never_started(self.name, self.release, self.spec.port);
+        let mut spec = self.spec;
+        let notify = notify_socket(&mut spec, [&self.readiness, &self.liveness]);
         let (publish, status) = watch::channel(DynoStatus { state: DynoState::Stopped, ..first });
+        let spec = Arc::new(spec);
+        let (commands_of_checks, commands_gone) = CommandProbes::new(&self.driver, &spec);
         let executor = Executor {
-            spec: Arc::new(self.spec),
+            spec,
+            commands: commands_of_checks,
             driver: self.driver,
             policy: self.policy,
+            readiness: self.readiness,
+            liveness: self.liveness,
+            changes: self.changes,
+            checking: None,
+            signs: Signs::new(),
+            notify,
+            doom: None,
             log: self.log,
             state: State::default(),
             run: None,
             running: Running::Nothing,
             output: None,
-            started: None,
+            up: None,
             timer: None,
             publish,
         };
-        (DynoHandle { commands, status }, executor.live(mailbox))
+        (DynoHandle { commands, status }, executor.live(mailbox, commands_gone))
     }
 }
 
@@ -143,6 +175,19 @@ struct Executor {
     spec: Arc<DynoSpec>,
     driver: Arc<dyn DynoDriver>,
     policy: Policy,
+    readiness: Option<Check>,
+    liveness: Option<Check>,
+    changes: Arc<Notify>,
+    /// What runs the commands of checks.
+    commands: CommandProbes,
+    /// The check of the run, while it boots or is up.
+    checking: Option<BoxFuture<'static, Verdict>>,
+    /// What the run says of itself.
+    signs: Signs,
+    /// Where it says so.
+    notify: Option<NotifySocket>,
+    /// Why hsup ends the run, once it does.
+    doom: Option<Why>,
     log: DynoLog,
     state: State,
     /// The run, from the moment that the driver has started it until all of it is gone.
@@ -150,51 +195,76 @@ struct Executor {
     running: Running,
     /// What reads the run's output.
     output: Option<Reading>,
-    started: Option<Instant>,
+    /// Since when the run has been up.
+    up: Option<Instant>,
     timer: Option<(Timer, Instant)>,
     publish: watch::Sender<DynoStatus>,
 }
 
 impl Executor {
-    async fn live(mut self, mailbox: mpsc::Receiver<Command>) -> Option<LastExit> {
+    async fn live(mut self, mailbox: mpsc::Receiver<Command>, gone: CommandsGone) -> Option<LastExit> {
         let mut mailbox = Some(mailbox);
         self.take(Input::StayStarted);
         while self.state.phase != Phase::Retired {
             let deadline = self.timer.map_or_else(Instant::now, |(_, at)| at);
             let input = tokio::select! {
-                command = next_command(&mut mailbox) => Some(match command {
-                    Command::Restart => Input::Restart,
-                    Command::Kill => Input::Kill,
-                    Command::Retire => Input::Retire,
-                }),
+                command = next_command(&mut mailbox) => Some(self.obey(command)),
                 news = self.running.news() => self.hear(news).await,
+                verdict = next_verdict(&mut self.checking) => Some(self.judge(verdict)),
+                () = hear(self.notify.as_ref(), &self.signs) => None,
                 () = sleep_until(deadline), if self.timer.is_some() => Some(self.fire()),
             };
             if let Some(input) = input {
                 self.take(input);
             }
         }
-        self.publish.borrow().last_exit.clone()
+        let last_exit = self.publish.borrow().last_exit.clone();
+        // with the checks their commands are given up, and are ended
+        drop(self);
+        gone.wait().await;
+        last_exit
     }
 
     /// Takes the state machine one step further, does what it says and publishes what there is to see.
     fn take(&mut self, input: Input) {
-        let before = visible(self.state);
-        let next = step(self.state, input, super::fsm::Rules { one_shot: self.policy.one_shot });
+        let before = self.state;
+        let rules = Rules { one_shot: self.policy.one_shot, gated: self.readiness.is_some() };
+        let next = step(before, input, rules);
         self.state = next.next;
         for effect in next.effects {
             self.perform(effect);
         }
+        if before.phase != self.state.phase {
+            if self.state.phase == Phase::Started(Started::Up) {
+                self.up = Some(Instant::now());
+            }
+            self.check();
+        }
         self.publish();
-        let after = visible(self.state);
+        let (before, after) = (visible(before), visible(self.state));
         if before != after {
             self.say(Level::INFO, &format!("State changed from {} to {}", before.word(), after.word()));
+            self.changes.notify_one();
         }
+    }
+
+    fn obey(&mut self, command: Command) -> Input {
+        let (input, doom) = match command {
+            Command::Restart => (Input::Restart, Why::Restarted),
+            Command::Kill => (Input::Kill, Why::Retired),
+            Command::Retire => (Input::Retire, Why::Retired),
+        };
+        // a run that is still being started is not ended by a restart, and one that is not there cannot be
+        if command != Command::Restart || self.run.is_some() {
+            self.doom.get_or_insert(doom);
+        }
+        input
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Spawn(_) => {
+                self.doom = None;
                 let (driver, spec) = (Arc::clone(&self.driver), Arc::clone(&self.spec));
                 self.running = Running::Start(Box::pin(async move { driver.start(&spec).await }));
             }
@@ -206,33 +276,8 @@ impl Executor {
                     tracing::warn!(cause = %error.source, "{error}");
                 }
             }
-            Effect::ArmTimer(timer) => {
-                let wait = match timer {
-                    Timer::Grace(_) => self.policy.stop_timeout,
-                    Timer::Backoff(crashes) => retry_after(crashes),
-                };
-                self.timer = Some((timer, Instant::now() + wait));
-                if let Timer::Backoff(crashes) = timer {
-                    let text = format!("Crashed {crashes} times in a row; starting again in {wait:.1?}");
-                    self.say(Level::WARN, &text);
-                }
-            }
+            Effect::ArmTimer(timer) => self.arm(timer),
             Effect::CancelTimer => self.timer = None,
-        }
-    }
-
-    /// The timer has fired.
-    fn fire(&mut self) -> Input {
-        match self.timer.take() {
-            Some((Timer::Grace(run), _)) => {
-                let grace = self.policy.stop_timeout;
-                let text = format!(
-                    "Error R12 (Exit timeout) -> At least one process failed to exit within {grace:?} of SIGTERM"
-                );
-                self.say(Level::WARN, &text);
-                Input::GraceElapsed(run)
-            }
-            Some((Timer::Backoff(_), _)) | None => Input::BackoffElapsed,
         }
     }
 
@@ -248,7 +293,7 @@ impl Executor {
                 self.running = Running::Nothing;
                 let ended = Ended::NotStarted { why: explain(&error), status: error.status() };
                 self.say(Level::ERROR, &format!("Cannot start: {}", explain(&error)));
-                self.ended(ended, false);
+                self.ended(ended, Why::NotStarted);
                 Input::StartFailed(run)
             }
             News::MainExited(MainExit { exit, alone: false }) => {
@@ -272,10 +317,15 @@ impl Executor {
 
     /// The driver has started the run.
     fn follow(&mut self, run: Arc<dyn Run>) {
-        self.output = run.take_output().map(|output| self.log.follow(output));
+        self.signs = Signs::new();
+        let awaited = awaited_line(self.readiness.as_ref(), &self.signs);
+        self.output = run.take_output().map(|output| self.log.follow(output, awaited));
         self.running = Running::Main(news_of_main(Arc::clone(&run)));
         self.run = Some(run);
-        self.started = Some(Instant::now());
+        if let Some(notify) = &self.notify {
+            notify.forget();
+        }
+        self.up = None;
     }
 
     /// Every process of the run is gone.
@@ -289,50 +339,18 @@ impl Executor {
             self.say(Level::ERROR, "Error R15 (Memory quota vastly exceeded)");
         }
         self.say(Level::INFO, &format!("Process exited with {exit}"));
-        self.ended(Ended::Exited(exit), out_of_memory);
-        Input::Exited { run, lasted: self.started.take().is_some_and(|at| at.elapsed() >= LASTED) }
+        let why = match self.doom.take() {
+            _ if out_of_memory => Why::OutOfMemory,
+            Some(why) => why,
+            None => Why::ByItself,
+        };
+        self.ended(Ended::Exited(exit), why);
+        Input::Exited { run, lasted: self.up.take().is_some_and(|at| at.elapsed() >= LASTED) }
     }
 
-    /// Says something of the dyno: in hsup's own log, and in the dyno's.
-    fn say(&self, level: Level, text: &str) {
-        let name = &self.spec.name;
-        match level {
-            Level::ERROR => tracing::error!("{name}: {text}"),
-            Level::WARN => tracing::warn!("{name}: {text}"),
-            _ => tracing::info!("{name}: {text}"),
-        }
-        self.log.say(text);
-    }
-
-    fn ended(&self, how: Ended, out_of_memory: bool) {
-        let last_exit = LastExit { how, out_of_memory, at: SystemTime::now() };
+    fn ended(&self, how: Ended, why: Why) {
+        let last_exit = LastExit { how, why, at: SystemTime::now() };
         self.publish.send_modify(|status| status.last_exit = Some(last_exit));
-    }
-
-    /// Publishes the dyno as it is now.
-    fn publish(&self) {
-        let state = visible(self.state);
-        let run = self.run.as_ref();
-        self.publish.send_modify(|status| {
-            status.state = state;
-            status.pid = run.and_then(|run| run.pid());
-            if let Some(run) = run {
-                status.address = run.address();
-                status.port = run.port().unwrap_or(self.spec.port);
-            }
-            status.started_at = match (run.is_some(), status.started_at) {
-                (true, None) => Some(SystemTime::now()),
-                (true, at) => at,
-                (false, _) => None,
-            };
-            status.restarts = self.state.run.number().saturating_sub(1);
-            status.next_retry_at = match self.timer {
-                Some((Timer::Backoff(_), at)) => {
-                    Some(SystemTime::now() + at.saturating_duration_since(Instant::now()))
-                }
-                Some((Timer::Grace(_), _)) | None => None,
-            };
-        });
     }
 }
 
@@ -347,19 +365,6 @@ async fn next_command(mailbox: &mut Option<mpsc::Receiver<Command>>) -> Command 
             }
         },
         None => std::future::pending().await,
-    }
-}
-
-/// A state as operators see it.
-fn visible(state: State) -> DynoState {
-    match state.phase {
-        Phase::Stopped { backing_off: true } => DynoState::Crashed,
-        Phase::Stopped { backing_off: false } => DynoState::Stopped,
-        Phase::Started(Started::Starting) => DynoState::Starting,
-        Phase::Started(Started::Up) => DynoState::Up,
-        Phase::Started(Started::Ending(_) | Started::Killing(_)) => DynoState::Restarting,
-        Phase::Retiring(Retiring::Starting(_) | Retiring::Ending | Retiring::Killing) => DynoState::Stopping,
-        Phase::Retired => DynoState::Retired,
     }
 }
 

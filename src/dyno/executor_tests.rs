@@ -5,8 +5,10 @@ use hsup_drivers::{Network, Stdio};
 use super::*;
 use tokio::task::JoinHandle;
 
+use crate::dyno::Health;
 use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
 use crate::logs::{Logs, Printing};
+use crate::model::CheckText;
 
 struct Bench {
     handle: DynoHandle,
@@ -16,6 +18,18 @@ struct Bench {
 
 impl Bench {
     fn new(one_shot: bool, script: &[bool]) -> Self {
+        Self::checked(one_shot, script, 5000, None, None)
+    }
+
+    /// On this port, with these checks.
+    fn checked(
+        one_shot: bool,
+        script: &[bool],
+        port: u16,
+        readiness: Option<&str>,
+        liveness: Option<&str>,
+    ) -> Self {
+        let check = |text: &str| text.parse::<CheckText>().unwrap().0.unwrap();
         let (driver, runs) = Scripted::new(Network::Host, &[], script);
         let dyno = Dyno {
             name: "web.1".parse().unwrap(),
@@ -26,11 +40,16 @@ impl Bench {
                 command: Arc::from(["true".to_owned()]),
                 built: Arc::default(),
                 env: Arc::from([]),
-                port: 5000,
+                own_env: Vec::new(),
+                port,
                 stdio: Stdio::Pipes,
+                listen: None,
                 limits: hsup_drivers::Limits::default(),
             },
             policy: Policy { one_shot, ..Policy::default() },
+            readiness: readiness.map(check),
+            liveness: liveness.map(check),
+            changes: Arc::default(),
             log: Logs::for_tests().dyno(&"web.1".parse().unwrap(), Printing::Elsewhere),
         };
         let (handle, task) = dyno.start();
@@ -188,4 +207,106 @@ async fn a_dyno_without_a_handle_is_retired() {
     drop(handle);
     task.await.unwrap();
     assert_eq!(run.signals(), [KillSignal::Term, KillSignal::Kill]);
+}
+
+/// A port on which nothing listens.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Answers every request with this status, for as long as the test runs.
+async fn answering(status: &'static str) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            let _read = stream.read(&mut request).await;
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _closed = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_dyno_is_up_once_it_listens() {
+    let port = free_port();
+    let mut bench = Bench::checked(false, &[], port, Some("port"), None);
+    bench.runs.recv().await.unwrap();
+    let nothing = format!("nothing listens on port {port}");
+    let booting = Health::Booting { missing: Some(nothing) };
+    bench.handle.status.wait_for(|status| status.health == booting).await.unwrap();
+    assert_eq!(bench.handle.status().state, DynoState::Starting);
+    let _listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    bench.reach(DynoState::Up).await;
+    assert_eq!(bench.handle.status().health, Health::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dyno_that_never_gets_ready_is_ended_and_says_what_was_missing() {
+    let port = free_port();
+    let mut bench = Bench::checked(false, &[], port, Some("port"), None);
+    let (_, run) = bench.runs.recv().await.unwrap();
+    let begin = Instant::now();
+    bench.handle.status.wait_for(|status| status.state == DynoState::Restarting).await.unwrap();
+    assert_eq!((begin.elapsed().as_secs(), run.signals()), (60, vec![KillSignal::Term]));
+    run.exit(Exit::Signal(15), true);
+    bench.handle.status.wait_for(|status| status.last_exit.is_some()).await.unwrap();
+    let missing = format!("nothing listens on port {port}");
+    assert_eq!(bench.handle.status().last_exit.unwrap().why, Why::BootTimeout { missing });
+    let (_, run) = bench.runs.recv().await.unwrap();
+    bench.handle.send(Command::Kill);
+    bench.task.await.unwrap();
+    assert_eq!(run.signals(), [KillSignal::Kill]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dyno_that_never_gets_ready_is_not_tried_again_and_again_at_once() {
+    let mut bench = Bench::checked(false, &[], free_port(), Some("port"), None);
+    let mut starts = Vec::new();
+    for _ in 0..3 {
+        let (_, run) = bench.runs.recv().await.unwrap();
+        starts.push(Instant::now());
+        bench.handle.status.wait_for(|status| status.state == DynoState::Restarting).await.unwrap();
+        run.exit(Exit::Signal(15), true);
+        bench.handle.status.wait_for(|status| status.state != DynoState::Restarting).await.unwrap();
+    }
+    let waited = (starts[2] - starts[1]).saturating_sub(Policy::default().boot_timeout);
+    assert!(waited > Duration::from_millis(100), "{waited:?}");
+    assert_eq!(bench.handle.status().crashes, 3);
+}
+
+#[tokio::test]
+async fn what_a_server_answers_counts() {
+    for (status, good) in [("204 No Content", true), ("302 Found", true), ("503 Service Unavailable", false)]
+    {
+        let port = answering(status).await;
+        let mut bench = Bench::checked(false, &[], port, Some("http=/up"), None);
+        bench.runs.recv().await.unwrap();
+        let expected = if good {
+            Health::Healthy
+        } else {
+            Health::Booting { missing: Some(format!("GET /up was answered with {status}")) }
+        };
+        bench.handle.status.wait_for(|status| status.health == expected).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dyno_that_is_no_longer_well_is_restarted() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let liveness = Some("period=10ms,failure-threshold=2,port");
+    let mut bench = Bench::checked(false, &[], port, Some("port"), liveness);
+    let (_, run) = bench.runs.recv().await.unwrap();
+    bench.reach(DynoState::Up).await;
+    drop(listener);
+    bench.reach(DynoState::Restarting).await;
+    assert_eq!(run.signals(), [KillSignal::Term]);
+    run.exit(Exit::Code(0), true);
+    bench.runs.recv().await.unwrap();
+    let why = bench.handle.status().last_exit.unwrap().why;
+    assert_eq!(why, Why::Unwell { finding: format!("nothing listens on port {port}") });
 }

@@ -6,8 +6,10 @@
 //! - a fact of a run that is over changes nothing;
 //! - after `Retire` or `Kill` nothing is spawned, and `Retired` is always reached;
 //! - whenever SIGTERM has been sent and the run is not over, the grace timer is armed or SIGKILL has been sent;
+//! - a run that is to prove itself ready has the boot timer armed until it does, and does not boot for ever;
 //! - a one-shot dyno never runs twice;
-//! - a run that crashed and one that never started both count, and from the second in a row on they back off.
+//! - a run that crashed, one that never started and one that never got ready all count, and from the second in a
+//!   row on they back off.
 //!
 //! ```text
 //!             StayStarted, Restart                       Retire, Kill
@@ -76,7 +78,9 @@ pub enum Phase {
 pub enum Started {
     /// Asked of the driver.
     Starting,
-    /// Running.
+    /// Running, and not ready yet; the boot timer is armed.
+    Booting,
+    /// Running, and ready where it has to say so.
     Up,
     /// Told to end; the grace timer is armed.
     Ending(Cause),
@@ -89,7 +93,8 @@ pub enum Started {
 pub enum Cause {
     /// Somebody asked for a restart: the next run follows at once.
     Restart,
-    /// Its main process has ended by itself: what it left behind is being ended.
+    /// Its main process has ended by itself, or it was not ready in time, or its liveness check failed: what is
+    /// there of it is being ended.
     Crash,
 }
 
@@ -119,6 +124,12 @@ pub enum Input {
     Spawned(RunId),
     /// Fact: the driver could not start the run; nothing of it is left.
     StartFailed(RunId),
+    /// Fact: the run is ready.
+    Ready(RunId),
+    /// Fact: the boot timer of the run has fired.
+    BootElapsed(RunId),
+    /// Fact: the run has failed its liveness check.
+    Unhealthy(RunId),
     /// Fact: the main process has ended, and others of the run have not.
     MainExited(RunId),
     /// Fact: every process of the run is gone.
@@ -151,6 +162,8 @@ pub enum Effect {
 /// What the one timer of a dyno can be armed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Timer {
+    /// The time that a run has for getting ready.
+    Boot(RunId),
     /// The time that a run has for ending after SIGTERM.
     Grace(RunId),
     /// The time before the next run, after this many crashes in a row.
@@ -172,6 +185,8 @@ pub struct Step {
 pub struct Rules {
     /// Whether the dyno runs once only.
     pub one_shot: bool,
+    /// Whether a run has to prove itself ready before it is up.
+    pub gated: bool,
 }
 
 /// Takes a dyno one step further.
@@ -196,6 +211,9 @@ fn stopped(state: State, backing_off: bool, input: Input) -> Step {
         Input::BackoffElapsed
         | Input::Spawned(_)
         | Input::StartFailed(_)
+        | Input::Ready(_)
+        | Input::BootElapsed(_)
+        | Input::Unhealthy(_)
         | Input::MainExited(_)
         | Input::Exited { .. }
         | Input::GraceElapsed(_) => stay(state),
@@ -204,55 +222,92 @@ fn stopped(state: State, backing_off: bool, input: Input) -> Step {
 
 fn started(state: State, started: Started, input: Input, rules: Rules) -> Step {
     let run = state.run;
-    let to = |started, effects: &[Effect]| go(state, Phase::Started(started), effects.iter().copied());
     match input {
         Input::StayStarted | Input::BackoffElapsed => stay(state),
         Input::Restart => {
             let calm = State { crashes: 0, ..state };
             match started {
                 Started::Starting => go(calm, state.phase, []),
-                Started::Up => go(calm, Phase::Started(Started::Ending(Cause::Restart)), end(run)),
+                Started::Booting | Started::Up => {
+                    go(calm, Phase::Started(Started::Ending(Cause::Restart)), end(run))
+                }
                 Started::Ending(_) => go(calm, Phase::Started(Started::Ending(Cause::Restart)), []),
                 Started::Killing(_) => go(calm, Phase::Started(Started::Killing(Cause::Restart)), []),
             }
         }
         Input::Retire => match started {
             Started::Starting => go(state, Phase::Retiring(Retiring::Starting(KillSignal::Term)), []),
-            Started::Up => go(state, Phase::Retiring(Retiring::Ending), end(run)),
+            Started::Booting | Started::Up => go(state, Phase::Retiring(Retiring::Ending), end(run)),
             Started::Ending(_) => go(state, Phase::Retiring(Retiring::Ending), []),
             Started::Killing(_) => go(state, Phase::Retiring(Retiring::Killing), []),
         },
         Input::Kill => match started {
             Started::Starting => go(state, Phase::Retiring(Retiring::Starting(KillSignal::Kill)), []),
             Started::Up => go(state, Phase::Retiring(Retiring::Killing), [kill(run)]),
-            Started::Ending(_) => {
+            Started::Booting | Started::Ending(_) => {
                 go(state, Phase::Retiring(Retiring::Killing), [Effect::CancelTimer, kill(run)])
             }
             Started::Killing(_) => go(state, Phase::Retiring(Retiring::Killing), []),
         },
-        Input::Spawned(of) if of == run && started == Started::Starting => to(Started::Up, &[]),
-        Input::StartFailed(of) if of == run && started == Started::Starting => {
-            crashed(state, false, [], rules)
+        Input::Spawned(of)
+        | Input::StartFailed(of)
+        | Input::Ready(of)
+        | Input::BootElapsed(of)
+        | Input::Unhealthy(of)
+        | Input::MainExited(of)
+        | Input::Exited { run: of, .. }
+        | Input::GraceElapsed(of) => {
+            if of == run {
+                started_hears(state, started, input, rules)
+            } else {
+                stay(state)
+            }
         }
-        Input::MainExited(of) if of == run && started == Started::Up => {
+    }
+}
+
+/// A started dyno hears a fact of the run that is going on.
+fn started_hears(state: State, started: Started, fact: Input, rules: Rules) -> Step {
+    let run = state.run;
+    let to = |started, effects: &[Effect]| go(state, Phase::Started(started), effects.iter().copied());
+    match (started, fact) {
+        (Started::Starting, Input::Spawned(_)) if rules.gated => {
+            to(Started::Booting, &[Effect::ArmTimer(Timer::Boot(run))])
+        }
+        (Started::Starting, Input::Spawned(_)) => to(Started::Up, &[]),
+        (Started::Starting, Input::StartFailed(_)) => crashed(state, false, [], rules),
+        (Started::Booting, Input::Ready(_)) => to(Started::Up, &[Effect::CancelTimer]),
+        (Started::Booting, Input::BootElapsed(_) | Input::MainExited(_))
+        | (Started::Up, Input::Unhealthy(_) | Input::MainExited(_)) => {
             to(Started::Ending(Cause::Crash), &end(run))
         }
-        Input::Exited { run: of, lasted } if of == run => match started {
-            Started::Starting => stay(state),
-            Started::Up | Started::Killing(Cause::Crash) => crashed(state, lasted, [], rules),
-            Started::Ending(Cause::Crash) => crashed(state, lasted, [Effect::CancelTimer], rules),
-            Started::Ending(Cause::Restart) => restarted(state, [Effect::CancelTimer], rules),
-            Started::Killing(Cause::Restart) => restarted(state, [], rules),
-        },
-        Input::GraceElapsed(of) if of == run => match started {
-            Started::Ending(cause) => to(Started::Killing(cause), &[kill(run)]),
-            Started::Starting | Started::Up | Started::Killing(_) => stay(state),
-        },
-        Input::Spawned(_)
-        | Input::StartFailed(_)
-        | Input::MainExited(_)
-        | Input::Exited { .. }
-        | Input::GraceElapsed(_) => stay(state),
+        (Started::Up | Started::Killing(Cause::Crash), Input::Exited { lasted, .. }) => {
+            crashed(state, lasted, [], rules)
+        }
+        (Started::Booting | Started::Ending(Cause::Crash), Input::Exited { lasted, .. }) => {
+            crashed(state, lasted, [Effect::CancelTimer], rules)
+        }
+        (Started::Ending(Cause::Restart), Input::Exited { .. }) => {
+            restarted(state, [Effect::CancelTimer], rules)
+        }
+        (Started::Killing(Cause::Restart), Input::Exited { .. }) => restarted(state, [], rules),
+        (Started::Ending(cause), Input::GraceElapsed(_)) => to(Started::Killing(cause), &[kill(run)]),
+        (
+            Started::Starting | Started::Booting | Started::Up | Started::Ending(_) | Started::Killing(_),
+            Input::StayStarted
+            | Input::Restart
+            | Input::Retire
+            | Input::Kill
+            | Input::Spawned(_)
+            | Input::StartFailed(_)
+            | Input::Ready(_)
+            | Input::BootElapsed(_)
+            | Input::Unhealthy(_)
+            | Input::MainExited(_)
+            | Input::Exited { .. }
+            | Input::GraceElapsed(_)
+            | Input::BackoffElapsed,
+        ) => stay(state),
     }
 }
 
@@ -288,6 +343,9 @@ fn retiring(state: State, retiring: Retiring, input: Input) -> Step {
         | Input::Retire
         | Input::Spawned(_)
         | Input::StartFailed(_)
+        | Input::Ready(_)
+        | Input::BootElapsed(_)
+        | Input::Unhealthy(_)
         | Input::MainExited(_)
         | Input::Exited { .. }
         | Input::GraceElapsed(_)

@@ -17,6 +17,7 @@ fn phases() -> Vec<Phase> {
     let stopped = [false, true].map(|backing_off| Phase::Stopped { backing_off });
     let started = [
         Started::Starting,
+        Started::Booting,
         Started::Up,
         Started::Ending(Restart),
         Started::Ending(Crash),
@@ -37,7 +38,8 @@ fn inputs(run: RunId) -> Vec<Input> {
     let exited = [false, true].map(|lasted| Input::Exited { run, lasted });
     [Input::StayStarted, Input::Restart, Input::Retire, Input::Kill]
         .into_iter()
-        .chain([Input::Spawned(run), Input::StartFailed(run), Input::MainExited(run)])
+        .chain([Input::Spawned(run), Input::StartFailed(run), Input::Ready(run), Input::BootElapsed(run)])
+        .chain([Input::Unhealthy(run), Input::MainExited(run)])
         .chain(exited)
         .chain([Input::GraceElapsed(run), Input::BackoffElapsed])
         .collect()
@@ -51,32 +53,43 @@ fn every_state_with_every_input_is_as_in_the_table() {
         phases().into_iter().flat_map(|phase| inputs(RUN).into_iter().map(move |i| (phase, i)))
     {
         let state = State { phase, run: RUN, crashes: 1 };
-        let Step { next, effects } = step(state, input, Rules { one_shot: false });
-        if next == state && effects.is_empty() {
-            continue;
+        let steps = [false, true].map(|gated| step(state, input, Rules { one_shot: false, gated }));
+        for (n, Step { next, effects }) in steps.iter().enumerate() {
+            if (*next == state && effects.is_empty()) || (n == 1 && steps[0] == steps[1]) {
+                continue;
+            }
+            let State { phase: to, run, crashes } = next;
+            let gated = if n == 1 { " (gated)" } else { "" };
+            writeln!(table, "{phase:?} + {input:?}{gated}").unwrap();
+            writeln!(table, "  -> {to:?} run {} crashes {crashes} {effects:?}", run.0).unwrap();
         }
-        let State { phase: to, run, crashes } = next;
-        writeln!(table, "{phase:?} + {input:?}\n  -> {to:?} run {} crashes {crashes} {effects:?}", run.0)
-            .unwrap();
     }
     assert_eq!(table, include_str!("fsm_table.txt"), "the new table:\n{table}");
 }
 
 #[test]
 fn a_fact_of_another_run_changes_nothing() {
-    for (phase, one_shot) in phases().into_iter().flat_map(|phase| [(phase, false), (phase, true)]) {
+    for (phase, rules) in phases().into_iter().flat_map(|phase| all_rules().map(|rules| (phase, rules))) {
         let state = State { phase, run: RUN, crashes: 3 };
         for input in inputs(NO_RUN).into_iter().filter(is_run_fact) {
-            let Step { next, effects } = step(state, input, Rules { one_shot });
+            let Step { next, effects } = step(state, input, rules);
             assert_eq!((next, effects), (state, vec![]), "{phase:?} + {input:?}");
         }
     }
+}
+
+fn all_rules() -> [Rules; 4] {
+    [(false, false), (true, false), (false, true), (true, true)]
+        .map(|(one_shot, gated)| Rules { one_shot, gated })
 }
 
 fn is_run_fact(input: &Input) -> bool {
     match input {
         Input::Spawned(_)
         | Input::StartFailed(_)
+        | Input::Ready(_)
+        | Input::BootElapsed(_)
+        | Input::Unhealthy(_)
         | Input::MainExited(_)
         | Input::Exited { .. }
         | Input::GraceElapsed(_) => true,
@@ -118,6 +131,7 @@ impl World {
             Processes::Running { main, told: _ } => {
                 inputs.extend(exits);
                 inputs.extend(main.then_some(Input::MainExited(run)));
+                inputs.extend([Input::Ready(run), Input::Unhealthy(run)]);
             }
         }
         inputs
@@ -126,6 +140,7 @@ impl World {
     /// What the timer will say.
     fn fact(&self) -> Option<Input> {
         self.timer.map(|timer| match timer {
+            Timer::Boot(run) => Input::BootElapsed(run),
             Timer::Grace(run) => Input::GraceElapsed(run),
             Timer::Backoff(_) => Input::BackoffElapsed,
         })
@@ -182,7 +197,8 @@ impl World {
                 self.processes = Processes::Running { main, told: Some(signal) };
             }
             Effect::ArmTimer(timer) => {
-                assert_eq!(self.timer, None, "the timer was armed already: {self:?}");
+                let free = matches!(self.timer, None | Some(Timer::Boot(_)));
+                assert!(free, "the timer was armed already: {self:?}");
                 self.timer = Some(timer);
             }
             Effect::CancelTimer => {
@@ -208,6 +224,8 @@ impl World {
             Some(KillSignal::Kill) => assert_eq!(self.timer, None),
             None => {}
         }
+        let booting = self.dyno.phase == Phase::Started(Started::Booting);
+        assert_eq!(booting, self.timer == Some(Timer::Boot(self.dyno.run)), "boots for ever: {self:?}");
         assert_eq!(
             self.processes == Processes::None,
             matches!(self.dyno.phase, Phase::Stopped { .. } | Phase::Retired),
@@ -262,14 +280,16 @@ fn explore(rules: Rules, runs: u64) -> usize {
 
 #[test]
 fn the_laws_hold_in_every_state_that_can_be_reached() {
-    assert!(explore(Rules { one_shot: false }, 5) > 200);
-    assert!(explore(Rules { one_shot: true }, 5) > 12);
+    for rules in all_rules() {
+        let states = explore(rules, 5);
+        assert!(states > if rules.one_shot { 12 } else { 200 }, "{rules:?}: {states}");
+    }
 }
 
 proptest! {
     #[test]
-    fn the_laws_hold_on_long_random_traces(choices in prop::collection::vec(any::<prop::sample::Index>(), 0..400), one_shot: bool) {
-        let rules = Rules { one_shot };
+    fn the_laws_hold_on_long_random_traces(choices in prop::collection::vec(any::<prop::sample::Index>(), 0..400), one_shot: bool, gated: bool) {
+        let rules = Rules { one_shot, gated };
         let mut world = START;
         for choice in choices {
             let inputs = world.inputs();
@@ -279,11 +299,11 @@ proptest! {
     }
 
     #[test]
-    fn no_input_in_any_order_makes_it_panic(choices in prop::collection::vec((any::<prop::sample::Index>(), 0..3_u64), 0..200), one_shot: bool) {
+    fn no_input_in_any_order_makes_it_panic(choices in prop::collection::vec((any::<prop::sample::Index>(), 0..3_u64), 0..200), one_shot: bool, gated: bool) {
         let mut state = State::default();
         for (choice, run) in choices {
             let inputs = inputs(RunId(run));
-            state = step(state, *choice.get(&inputs), Rules { one_shot }).next;
+            state = step(state, *choice.get(&inputs), Rules { one_shot, gated }).next;
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use crate::model::BOOT_TIMEOUT;
+
 /// How long a dyno has for ending after SIGTERM before it is killed: Heroku's 30 s.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -26,11 +28,13 @@ pub struct Policy {
     pub one_shot: bool,
     /// How long a dyno has for ending after SIGTERM.
     pub stop_timeout: Duration,
+    /// How long a dyno has for getting ready, where it is asked.
+    pub boot_timeout: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { one_shot: false, stop_timeout: STOP_TIMEOUT }
+        Self { one_shot: false, stop_timeout: STOP_TIMEOUT, boot_timeout: BOOT_TIMEOUT }
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::SystemTime;
 
 use hsup_drivers::Exit;
+use tokio::time::Instant;
 
 use crate::model::{DynoName, ReleaseVersion};
 
@@ -46,10 +47,76 @@ impl DynoState {
 pub struct LastExit {
     /// How.
     pub how: Ended,
-    /// Whether the kernel had killed processes of it for want of memory.
-    pub out_of_memory: bool,
+    /// Why.
+    pub why: Why,
     /// When.
     pub at: SystemTime,
+}
+
+/// Why a run came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It ended by itself, or somebody else ended it.
+    ByItself,
+    /// The driver could not start it.
+    NotStarted,
+    /// The kernel had killed processes of it for want of memory.
+    OutOfMemory,
+    /// It was not ready in time.
+    BootTimeout {
+        /// What was missing: nothing listens on port 5000.
+        missing: String,
+    },
+    /// It failed its liveness check.
+    Unwell {
+        /// What the check says.
+        finding: String,
+    },
+    /// An operator asked for a restart.
+    Restarted,
+    /// It was told to end for good: scaled down, replaced by another release, or stopped.
+    Retired,
+}
+
+impl Why {
+    /// The word for it on the wire and in metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ByItself => "exited",
+            Self::NotStarted => "not-started",
+            Self::OutOfMemory => "out-of-memory",
+            Self::BootTimeout { .. } => "boot-timeout",
+            Self::Unwell { .. } => "liveness",
+            Self::Restarted => "restarted",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// How a dyno is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing is asked of it, or nothing of it runs.
+    #[default]
+    Unknown,
+    /// It has not shown yet that it is ready, for this reason.
+    Booting {
+        /// What the last try found.
+        missing: Option<String>,
+    },
+    /// It is ready, and no check has said otherwise since.
+    Healthy,
+}
+
+impl Health {
+    /// The word for it, where there is something to say.
+    pub fn word(&self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            Self::Booting { .. } => Some("booting"),
+            Self::Healthy => Some("healthy"),
+        }
+    }
 }
 
 /// How a run came to its end.
@@ -73,6 +140,10 @@ pub struct DynoStatus {
     pub name: DynoName,
     /// Its state.
     pub state: DynoState,
+    /// How it is.
+    pub health: Health,
+    /// Since when it has been up.
+    pub up_since: Option<Instant>,
     /// The release that it runs.
     pub release: ReleaseVersion,
     /// The process id of its main process while there is one on this host.
@@ -86,6 +157,8 @@ pub struct DynoStatus {
     pub started_at: Option<SystemTime>,
     /// How often it has been started again after its first start.
     pub restarts: u64,
+    /// How many of its runs in a row have crashed or not started.
+    pub crashes: u32,
     /// How its last run ended.
     pub last_exit: Option<LastExit>,
     /// When it will be started again, while it waits for that.
@@ -98,12 +171,15 @@ impl DynoStatus {
         Self {
             name,
             state: DynoState::Retired,
+            health: Health::Unknown,
+            up_since: None,
             release,
             pid: None,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port,
             started_at: None,
             restarts: 0,
+            crashes: 0,
             last_exit: None,
             next_retry_at: None,
         }

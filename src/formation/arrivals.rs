@@ -1,14 +1,12 @@
 //! Waiting for what others publish to the supervisor.
 
-use std::sync::Arc;
-
 use tokio::sync::watch;
 
 use super::work::Shutdown;
-use crate::model::Release;
+use crate::history::Arrival;
 
 /// The next release; never, once the source has no more.
-pub(super) async fn next_release(releases: &mut watch::Receiver<Option<Arc<Release>>>) -> Arc<Release> {
+pub(super) async fn next_release(releases: &mut watch::Receiver<Option<Arrival>>) -> Arrival {
     loop {
         if releases.changed().await.is_err() {
             std::future::pending::<()>().await;

@@ -1,9 +1,12 @@
 //! The one way into the formation: a cheap handle whose calls are messages to the supervisor's task.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::{mpsc, oneshot};
 
+use super::ports::NoPort;
 use crate::dyno::DynoStatus;
-use crate::model::{AppName, DynoName, ReleaseVersion, Target};
+use crate::model::{AppName, DynoName, ProcessType, Quantity, ReleaseVersion, Target};
 
 /// How many commands may wait for the supervisor before a caller waits with them.
 const MAILBOX: usize = 16;
@@ -14,6 +17,13 @@ const MAILBOX: usize = 16;
 pub(crate) enum Command {
     /// Gives the state of everything.
     Status(oneshot::Sender<FormationStatus>),
+    /// Tells whether the newest release can be had in these quantities.
+    CheckScale {
+        quantities: BTreeMap<ProcessType, Quantity>,
+        reply: oneshot::Sender<Result<(), ScaleRefused>>,
+    },
+    /// Restarts dynos, and answers with their names.
+    Restart { targets: Vec<Target>, rolling: bool, reply: oneshot::Sender<Vec<DynoName>> },
     /// Stops dynos for good and answers with their names when all their processes are gone.
     Stop { targets: Vec<Target>, reply: oneshot::Sender<Vec<DynoName>> },
 }
@@ -25,6 +35,8 @@ pub struct FormationStatus {
     pub app: Option<AppName>,
     /// The release that is live: the newest that has been prepared.
     pub release: Option<ReleaseVersion>,
+    /// How many dynos of each type there are to be.
+    pub formation: BTreeMap<ProcessType, Quantity>,
     /// Every dyno, sorted by name; a dyno that is being replaced stands beside its successor.
     pub dynos: Vec<DynoStatus>,
 }
@@ -33,6 +45,22 @@ pub struct FormationStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("hsup is shutting down")]
 pub struct ShuttingDown;
+
+/// Dynos cannot be had in these quantities.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScaleRefused {
+    /// The release has no such process type.
+    #[error("no dyno is called {asked}; there are: {known}")]
+    Unknown {
+        /// What was named.
+        asked: ProcessType,
+        /// What there is.
+        known: String,
+    },
+    /// There are not enough ports.
+    #[error(transparent)]
+    Port(#[from] NoPort),
+}
 
 /// A handle to the formation's supervisor.
 #[derive(Clone, Debug)]
@@ -55,12 +83,32 @@ impl FormationHandle {
         self.ask(Command::Status).await
     }
 
+    /// Whether the newest release can be had in these quantities.
+    ///
+    /// # Errors
+    /// If the supervisor has ended; and inside, why it cannot.
+    pub async fn check_scale(
+        &self,
+        quantities: BTreeMap<ProcessType, Quantity>,
+    ) -> Result<Result<(), ScaleRefused>, ShuttingDown> {
+        self.ask(|reply| Command::CheckScale { quantities, reply }).await
+    }
+
     /// Stops dynos for good; returns when all their processes are gone, with their names in order.
     ///
     /// # Errors
     /// If the supervisor has ended.
     pub async fn stop(&self, targets: Vec<Target>) -> Result<Vec<DynoName>, ShuttingDown> {
         self.ask(|reply| Command::Stop { targets, reply }).await
+    }
+
+    /// Restarts dynos, and starts those that were stopped; their names, in order. With `rolling` one of each type is
+    /// restarted at a time.
+    ///
+    /// # Errors
+    /// If the supervisor has ended.
+    pub async fn restart(&self, targets: Vec<Target>, rolling: bool) -> Result<Vec<DynoName>, ShuttingDown> {
+        self.ask(|reply| Command::Restart { targets, rolling, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ShuttingDown> {

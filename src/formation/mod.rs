@@ -11,7 +11,7 @@ mod work;
 
 #[cfg(test)]
 pub(crate) use handle::Command;
-pub use handle::{FormationHandle, FormationStatus, ShuttingDown};
+pub use handle::{FormationHandle, FormationStatus, ScaleRefused, ShuttingDown};
 pub use prepare::{PrepareError, Prepared, Preparer};
 pub use supervisor::Supervisor;
 pub use work::{Outcome, Settings, Shutdown, Work};

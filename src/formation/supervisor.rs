@@ -4,54 +4,37 @@
 //! It must not wait for anything but its next input: preparing is a future beside the others, and dynos are
 //! told, not awaited.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod members;
+mod release_phase;
+mod restart;
+mod rollout;
+mod shape;
+mod stop;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use hsup_drivers::{DynoSpec, Limits, Stdio};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::arrivals::{next_release, next_shutdown};
-use super::handle::{Command, FormationHandle, FormationStatus};
-use super::plan::{Desired, Generation, Observed, plan};
-use super::ports::{desired_dynos, one_off_port};
+use super::handle::{Command, FormationHandle};
+use super::plan::{Desired, Generation};
 use super::prepare::{PrepareError, Prepared, Preparer};
 use super::preparing::{Preparing, PreparingState};
 use super::work::{Outcome, Settings, Shutdown, Work};
-use crate::dyno::{self, Dyno, DynoHandle, DynoStatus, Ended, LastExit, Policy, retry_after};
+use crate::dyno::{self, DynoStatus, LastExit, retry_after};
 use crate::explain;
-use crate::logs::{Console, Logs, Printing};
-use crate::model::{DynoName, ProcessType, Quantities, Release, Target};
+use crate::history::{Arrival, Note, Notes};
+use crate::logs::{Console, Logs};
+use crate::model::{DynoName, ProcessType, Quantity, Release};
+use members::Member;
+use rollout::{Live, Made};
+use stop::Stopping;
 
 /// What counts as the exit status of a dyno whose executor has failed: that of a fault of hsup itself.
 const EXECUTOR_FAILED: u8 = 70;
-
-/// A release that dynos are made from.
-struct Live {
-    release: Arc<Release>,
-    generation: Generation,
-    desired: Vec<Desired>,
-    env: Arc<[(String, String)]>,
-    prepared: Arc<Prepared>,
-}
-
-struct Member {
-    name: DynoName,
-    port: u16,
-    generation: Generation,
-    leaving: bool,
-    handle: DynoHandle,
-    /// What it was started from stays there.
-    _prepared: Arc<Prepared>,
-}
-
-/// A `stop` that has not been answered yet.
-struct Stopping {
-    waiting_for: BTreeSet<Id>,
-    names: Vec<DynoName>,
-    reply: oneshot::Sender<Vec<DynoName>>,
-}
 
 /// The owner of the formation.
 pub struct Supervisor {
@@ -59,7 +42,19 @@ pub struct Supervisor {
     preparer: Preparer,
     console: Console,
     logs: Logs,
+    /// Where it is told what becomes of releases.
+    notes: Notes,
+    /// The quantities that an operator has asked for.
+    scale: BTreeMap<ProcessType, Quantity>,
     live: Option<Live>,
+    /// The last release that was good, until the one that is live is.
+    fallback: Option<Live>,
+    /// The newest generation that there has been.
+    generation: Generation,
+    /// Executors tell here that the state of their dyno has changed.
+    changes: Arc<Notify>,
+    /// When time alone will have changed something: a dyno has been up for long enough.
+    look_at: Option<Instant>,
     /// Where others see which release is live.
     announced: watch::Sender<Option<Arc<Release>>>,
     preparing: Option<Preparing>,
@@ -78,22 +73,31 @@ pub struct Supervisor {
 
 /// One thing that has happened.
 enum Event {
-    Release(Arc<Release>),
+    Release(Arrival),
     Prepared(Option<Result<Prepared, PrepareError>>),
     Command(Command),
+    /// A dyno may be another than it was when the last plan was made.
+    Changed,
     Ended(Result<(Id, Option<LastExit>), JoinError>),
     Shutdown(Shutdown),
 }
 
 impl Supervisor {
-    /// A supervisor. What dynos print goes to the logs and, unless they have hsup's own output, to the console.
-    pub fn new(settings: Settings, preparer: Preparer, console: Console, logs: Logs) -> Self {
+    /// A supervisor. What dynos print goes to the logs and, unless they have hsup's own output, to the console; what
+    /// becomes of releases is told to `notes`.
+    pub fn new(settings: Settings, preparer: Preparer, console: Console, logs: Logs, notes: Notes) -> Self {
         Self {
             settings,
             preparer,
             console,
             logs,
+            notes,
+            scale: BTreeMap::new(),
             live: None,
+            fallback: None,
+            generation: Generation::default(),
+            changes: Arc::default(),
+            look_at: None,
             announced: watch::Sender::new(None),
             preparing: None,
             members: HashMap::new(),
@@ -115,7 +119,7 @@ impl Supervisor {
     /// The handle for others, and what runs until everything has ended.
     pub fn start(
         self,
-        releases: watch::Receiver<Option<Arc<Release>>>,
+        releases: watch::Receiver<Option<Arrival>>,
         shutdown: watch::Receiver<Shutdown>,
     ) -> (FormationHandle, impl Future<Output = Outcome> + Send) {
         let (handle, commands) = FormationHandle::new();
@@ -124,11 +128,13 @@ impl Supervisor {
 
     async fn run(
         mut self,
-        mut releases: watch::Receiver<Option<Arc<Release>>>,
+        mut releases: watch::Receiver<Option<Arrival>>,
         mut shutdown: watch::Receiver<Shutdown>,
         mut commands: mpsc::Receiver<Command>,
     ) -> Outcome {
+        let changes = Arc::clone(&self.changes);
         loop {
+            let look_at = self.look_at.unwrap_or_else(Instant::now);
             let event = tokio::select! {
                 biased;
                 next = next_shutdown(&mut shutdown) => Event::Shutdown(next),
@@ -136,6 +142,8 @@ impl Supervisor {
                 prepared = Preparing::next(&mut self.preparing) => Event::Prepared(prepared),
                 release = next_release(&mut releases), if self.takes_releases() => Event::Release(release),
                 Some(command) = commands.recv() => Event::Command(command),
+                () = changes.notified(), if self.is_rolling_out() => Event::Changed,
+                () = sleep_until(look_at), if self.look_at.is_some() => Event::Changed,
             };
             self.handle(event);
             self.reconcile();
@@ -152,7 +160,14 @@ impl Supervisor {
             Event::Command(Command::Status(reply)) => {
                 let _nobody_asks_any_more = reply.send(self.status());
             }
+            Event::Command(Command::CheckScale { quantities, reply }) => {
+                let _nobody_asks_any_more = reply.send(self.check_scale(&quantities));
+            }
             Event::Command(Command::Stop { targets, reply }) => self.stop(&targets, reply),
+            Event::Command(Command::Restart { targets, rolling, reply }) => {
+                let _nobody_asks_any_more = reply.send(self.restart(&targets, rolling));
+            }
+            Event::Changed => {}
             Event::Ended(Ok((id, last_exit))) => self.ended(id, last_exit.as_ref()),
             Event::Ended(Err(error)) => {
                 tracing::error!(%error, "a dyno's executor has failed; this is a defect of hsup");
@@ -177,8 +192,9 @@ impl Supervisor {
     }
 
     /// A release has come: it is live at once if only its scale or its drain is new, else it is prepared.
-    fn consider(&mut self, release: Arc<Release>) {
-        let desired = match self.desired(&release) {
+    fn consider(&mut self, Arrival { release, phase_done, scale }: Arrival) {
+        self.scale = scale;
+        let desired = match self.fit(&release) {
             Ok(desired) => desired,
             Err(error) => {
                 tracing::error!("release {} is refused: {error}; what runs goes on", release.version);
@@ -186,28 +202,28 @@ impl Supervisor {
                 return;
             }
         };
-        self.warn_of_unknown_types(&release);
+        self.warn_of(&release);
         let is_being_prepared = self.is_preparing(&release);
         match &mut self.live {
-            Some(live) if live.release.needs_no_restart(&release) => {
+            Some(live) if live.made.release.needs_no_restart(&release) => {
                 tracing::info!(
                     "release {}: {}",
                     release.version,
-                    live.release.change_without_restart(&release)
+                    live.made.release.change_without_restart(&release)
                 );
                 self.logs.set_release_drain(release.logplex_url.as_deref());
                 self.announced.send_replace(Some(Arc::clone(&release)));
-                live.release = release;
                 self.down.retain(|name, _| desired.iter().any(|dyno| dyno.name == *name));
-                live.desired = desired;
-                self.preparing = None;
+                live.rescale(release, desired);
+                self.give_up_preparing();
             }
-            Some(_) | None if self.settings.skip_build => self.go_live(release, desired, Prepared::default()),
+            Some(_) | None if self.settings.skip_build => self.go_live(release, desired, Arc::default()),
             Some(_) | None if is_being_prepared => self.rescale_preparing(release, desired),
             Some(_) | None => {
                 tracing::info!("release {} of {}: preparing", release.version, release.app);
+                self.give_up_preparing();
                 let state = PreparingState::Working(self.preparer.prepare(Arc::clone(&release)));
-                self.preparing = Some(Preparing { release, desired, failures: 0, state });
+                self.preparing = Some(Preparing { release, desired, phase_done, failures: 0, state });
             }
         }
     }
@@ -224,37 +240,11 @@ impl Supervisor {
         }
     }
 
-    fn desired(&self, release: &Release) -> Result<Vec<Desired>, super::ports::NoPortLeft> {
-        let number = self.settings.start_number;
-        match &self.settings.work {
-            Work::Formation { quantities } => {
-                desired_dynos(release, quantities, number, self.preparer.driver().network())
-            }
-            Work::OneOff { .. } => {
-                let name = DynoName { process_type: ProcessType::run(), number };
-                Ok(vec![Desired { name, port: one_off_port(release) }])
-            }
-            Work::Build => Ok(Vec::new()),
-        }
-    }
-
-    fn warn_of_unknown_types(&self, release: &Release) {
-        let Work::Formation { quantities: Quantities::Explicit(wanted) } = &self.settings.work else {
-            return;
-        };
-        for unknown in wanted.keys().filter(|wanted| release.formation.find(wanted).is_none()) {
-            let known: Vec<_> =
-                release.formation.iter().map(|process| process.process_type.as_str()).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            tracing::warn!("release {} has no process type {unknown}; it has: {known}", release.version);
-        }
-    }
-
     /// An attempt at preparing has ended, or it is time for the next one.
     fn prepared(&mut self, result: Option<Result<Prepared, PrepareError>>) {
         let Some(mut preparing) = self.preparing.take() else { return };
         match result {
-            Some(Ok(prepared)) => self.go_live(preparing.release, preparing.desired, prepared),
+            Some(Ok(prepared)) => self.before_going_live(preparing, prepared.into()),
             Some(Err(error)) if self.runs_once() => {
                 tracing::error!("{}", explain(&error));
                 self.outcome = Some(Outcome::NotPrepared);
@@ -263,7 +253,7 @@ impl Supervisor {
                 preparing.failures += 1;
                 let wait = retry_after(preparing.failures + 1);
                 let running =
-                    self.live.as_ref().map(|live| format!("; release {} runs on", live.release.version));
+                    self.live.as_ref().map(|live| format!("; release {} runs on", live.made.release.version));
                 let running = running.unwrap_or_default();
                 tracing::error!("{}{running}; trying again in {wait:.0?}", explain(&error));
                 preparing.state = PreparingState::RetryAt(Instant::now() + wait);
@@ -278,8 +268,7 @@ impl Supervisor {
     }
 
     /// A release has been prepared: from now on its dynos are the ones that should be.
-    fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>, prepared: Prepared) {
-        let generation = Generation(self.live.as_ref().map_or(0, |live| live.generation.0) + 1);
+    fn go_live(&mut self, release: Arc<Release>, desired: Vec<Desired>, prepared: Arc<Prepared>) {
         tracing::info!("release {} of {} is live", release.version, release.app);
         self.logs.set_release_drain(release.logplex_url.as_deref());
         match self.settings.work {
@@ -290,81 +279,16 @@ impl Supervisor {
             }
             Work::Formation { .. } | Work::OneOff { .. } => {}
         }
-        let env =
-            release.config.iter().map(|(name, value)| (name.as_str().to_owned(), value.clone())).collect();
         self.announced.send_replace(Some(Arc::clone(&release)));
-        self.live = Some(Live { release, generation, desired, env, prepared: prepared.into() });
+        self.notes.tell(Note::Live(Arc::clone(&release)));
+        let live = Live::new(Made::new(release, prepared), self.next_generation(), desired);
+        self.replace_live(live);
         self.down.clear();
-    }
-
-    fn stop(&mut self, targets: &[Target], reply: oneshot::Sender<Vec<DynoName>>) {
-        let covered = |name: &DynoName| targets.iter().any(|target| target.covers(name));
-        let mut stopping = Stopping { waiting_for: BTreeSet::new(), names: Vec::new(), reply };
-        self.stop_waiting(covered, &mut stopping.names);
-        for (id, member) in self.members.iter_mut().filter(|(_, member)| covered(&member.name)) {
-            stopping.waiting_for.insert(*id);
-            if !member.leaving {
-                tracing::info!("{}: Stopping, as an operator asked", member.name);
-                stopping.names.push(member.name.clone());
-                self.down.insert(member.name.clone(), member.handle.status());
-                member.leave(dyno::Command::Retire);
-            }
-        }
-        stopping.names.sort();
-        stopping.names.dedup();
-        self.stopped_by_operator |= !stopping.names.is_empty();
-        self.stopping.push(stopping);
-        self.answer_stops();
-    }
-
-    /// Dynos that are still to be started, since their port or their predecessor's is taken, are stopped as well.
-    fn stop_waiting(&mut self, covered: impl Fn(&DynoName) -> bool, names: &mut Vec<DynoName>) {
-        let Some(live) = &self.live else { return };
-        let there = |name: &DynoName| {
-            self.down.contains_key(name)
-                || self.members.values().any(|member| !member.leaving && member.name == *name)
-        };
-        let waiting = live.desired.iter().filter(|dyno| covered(&dyno.name) && !there(&dyno.name));
-        let waiting: Vec<DynoStatus> = waiting
-            .map(|dyno| DynoStatus::never_started(dyno.name.clone(), live.release.version, dyno.port))
-            .collect();
-        for status in waiting {
-            names.push(status.name.clone());
-            self.down.insert(status.name.clone(), status);
-        }
-    }
-
-    fn answer_stops(&mut self) {
-        for stopping in std::mem::take(&mut self.stopping) {
-            if stopping.waiting_for.is_empty() {
-                let _nobody_waits_any_more = stopping.reply.send(stopping.names);
-            } else {
-                self.stopping.push(stopping);
-            }
-        }
-    }
-
-    /// A dyno has been retired: all its processes are gone.
-    fn ended(&mut self, id: Id, last_exit: Option<&LastExit>) {
-        let Some(member) = self.members.remove(&id) else { return };
-        if self.runs_once() || self.down.contains_key(&member.name) {
-            self.down.insert(member.name, member.handle.status());
-        }
-        let status = match last_exit.map(|exit| &exit.how) {
-            Some(Ended::Exited(exit)) => exit.status(),
-            Some(Ended::NotStarted { status, .. }) => *status,
-            None => 0,
-        };
-        self.highest_exit = self.highest_exit.max(status);
-        for stopping in &mut self.stopping {
-            stopping.waiting_for.remove(&id);
-        }
-        self.answer_stops();
     }
 
     fn shut_down(&mut self, shutdown: Shutdown) {
         self.shutdown = self.shutdown.max(shutdown);
-        self.preparing = None;
+        self.give_up_preparing();
         match self.shutdown {
             Shutdown::No => {}
             Shutdown::Graceful => {
@@ -377,79 +301,6 @@ impl Supervisor {
                 tracing::warn!("killing {} dynos", self.members.len());
                 self.members.values_mut().for_each(|member| member.leave(dyno::Command::Kill));
             }
-        }
-    }
-
-    /// Makes a plan and does what it says.
-    fn reconcile(&mut self) {
-        if self.shutdown != Shutdown::No {
-            return;
-        }
-        let Some(live) = &self.live else { return };
-        let desired: Vec<Desired> =
-            live.desired.iter().filter(|dyno| !self.down.contains_key(&dyno.name)).cloned().collect();
-        let observed: Vec<Observed<Id>> =
-            self.members.iter().map(|(id, member)| member.observe(*id)).collect();
-        let plan = plan(&desired, live.generation, &observed, self.preparer.driver().network());
-        for id in plan.retire {
-            if let Some(member) = self.members.get_mut(&id) {
-                member.leave(dyno::Command::Retire);
-            }
-        }
-        for new in plan.start {
-            self.start_dyno(new);
-        }
-    }
-
-    fn start_dyno(&mut self, new: Desired) {
-        let Some(live) = &self.live else { return };
-        let (command, stdio, of_release) = match &self.settings.work {
-            Work::OneOff { command, stdio } => (command, self.logs.stdio(stdio), Limits::default()),
-            Work::Formation { .. } | Work::Build => {
-                let Some(process) = live.release.formation.find(&new.name.process_type) else { return };
-                (&process.command, Stdio::Pipes, process.limits)
-            }
-        };
-        let limits = self.settings.limits.of(&new.name.process_type).or(of_release);
-        let index = live.release.formation.iter().position(|p| p.process_type == new.name.process_type);
-        let printing = Printing::of(&stdio, &self.console, &new.name, index.unwrap_or_default());
-        let log = self.logs.dyno(&new.name, printing);
-        let spec = DynoSpec {
-            name: new.name.to_string(),
-            command: command.args().into(),
-            built: Arc::clone(&live.prepared.built),
-            env: Arc::clone(&live.env),
-            port: new.port,
-            stdio,
-            limits,
-        };
-        let dyno = Dyno {
-            name: new.name.clone(),
-            release: live.release.version,
-            driver: Arc::clone(self.preparer.driver()),
-            spec,
-            policy: Policy { one_shot: self.runs_once(), ..self.settings.policy },
-            log,
-        };
-        let (handle, task) = dyno.start();
-        let id = self.tasks.spawn(task).id();
-        let Desired { name, port } = new;
-        let (generation, prepared) = (live.generation, Arc::clone(&live.prepared));
-        let member = Member { name, port, generation, leaving: false, handle, _prepared: prepared };
-        self.members.insert(id, member);
-    }
-
-    fn status(&self) -> FormationStatus {
-        let there = self.members.values().map(|member| member.handle.status());
-        let replaced = |name: &DynoName| self.members.values().any(|member| member.name == *name);
-        let down = self.down.iter().filter(|(name, _)| !replaced(name)).map(|(_, status)| status.clone());
-        let mut dynos: Vec<DynoStatus> = there.chain(down).collect();
-        dynos.sort_by(|a, b| (&a.name, a.release).cmp(&(&b.name, b.release)));
-        let release = self.live.as_ref().map(|live| &live.release);
-        FormationStatus {
-            app: release.map(|release| release.app.clone()),
-            release: release.map(|release| release.version),
-            dynos,
         }
     }
 
@@ -479,18 +330,6 @@ impl Supervisor {
             return Some(Outcome::Finished(self.highest_exit));
         }
         self.stopped_by_operator.then_some(Outcome::Stopped)
-    }
-}
-
-impl Member {
-    fn leave(&mut self, command: dyno::Command) {
-        self.leaving = true;
-        self.handle.send(command);
-    }
-
-    fn observe(&self, id: Id) -> Observed<Id> {
-        let Self { name, port, generation, leaving, handle: _, _prepared: _ } = self;
-        Observed { id, name: name.clone(), port: *port, generation: *generation, leaving: *leaving }
     }
 }
 

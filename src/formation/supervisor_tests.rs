@@ -1,19 +1,20 @@
 //! The supervisor with a scripted driver behind the real trait, on a paused clock.
 
-use hsup_drivers::{Exit, KillSignal, Network};
+use hsup_drivers::{Exit, KillSignal, Network, Stdio};
 use tokio::task::JoinHandle;
+use tokio::time::Duration;
 
 use super::*;
 use crate::archive::Limits;
-use crate::dyno::DynoState;
 use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
-use crate::model::AppName;
+use crate::dyno::{DynoState, Policy};
+use crate::model::{AppName, CheckText, OfType, Quantities, RolloutSettings};
 use crate::slug::Slugs;
 use crate::sources::control_file;
 use crate::stack::Stacks;
 
 struct Bench {
-    releases: watch::Sender<Option<Arc<Release>>>,
+    releases: watch::Sender<Option<Arrival>>,
     shutdown: watch::Sender<Shutdown>,
     handle: FormationHandle,
     live: watch::Receiver<Option<Arc<Release>>>,
@@ -25,15 +26,26 @@ impl Bench {
     fn new(work: Work, one_shot: bool, network: Network, builds: &[bool]) -> Self {
         let (driver, runs) = Scripted::new(network, builds, &[]);
         let policy = Policy { one_shot, ..Policy::default() };
-        let settings =
-            Settings { work, start_number: 1, policy, limits: Default::default(), skip_build: false };
+        // the scripted driver starts nothing that could listen
+        let readiness: OfType<CheckText> = "none".parse().unwrap();
+        let readiness = [readiness].into_iter().collect();
+        let rollout = RolloutSettings { readiness, ..RolloutSettings::default() };
+        let settings = Settings {
+            work,
+            start_number: 1,
+            policy,
+            limits: Default::default(),
+            rollout,
+            listeners: Default::default(),
+            skip_build: false,
+        };
         let stacks = Stacks::new("/nonexistent".into(), None);
         let preparer =
             Preparer::new(driver, Slugs::new("/nonexistent".into(), Limits::default(), None), stacks);
         let (console, _written) = Console::of_process();
         let (releases, newest) = watch::channel(None);
         let (shutdown, shutdowns) = watch::channel(Shutdown::No);
-        let supervisor = Supervisor::new(settings, preparer, console, Logs::for_tests());
+        let supervisor = Supervisor::new(settings, preparer, console, Logs::for_tests(), Notes::to_nobody());
         let live = supervisor.live();
         let (handle, task) = supervisor.start(newest, shutdowns);
         Self { releases, shutdown, handle, live, task: tokio::spawn(task), runs }
@@ -44,13 +56,20 @@ impl Bench {
     }
 
     fn release(&self, version: u64, processes: &[(&str, u32)]) {
+        self.release_rolling(version, processes, "replace");
+    }
+
+    fn release_rolling(&self, version: u64, processes: &[(&str, u32)], rollout: &str) {
         let processes: Vec<String> = processes
             .iter()
-            .map(|(name, n)| format!(r#"{{"Type":"{name}","Quantity":{n},"Args":["x"]}}"#))
+            .map(|(name, n)| {
+                format!(r#"{{"Type":"{name}","Quantity":{n},"Args":["x"],"Rollout":"{rollout}"}}"#)
+            })
             .collect();
         let json = format!(r#"{{"Version":{version},"Processes":[{}]}}"#, processes.join(","));
         let parsed = control_file::parse(json.as_bytes(), &AppName::unnamed()).unwrap();
-        self.releases.send_replace(Some(Arc::new(parsed.release)));
+        let (release, phase_done, scale) = (Arc::new(parsed.release), false, BTreeMap::new());
+        self.releases.send_replace(Some(Arrival { release, phase_done, scale }));
     }
 
     async fn next(&mut self, name: &str) -> Arc<ScriptedRun> {
@@ -327,3 +346,6 @@ async fn what_is_shut_down_before_it_has_run_is_no_success() {
         assert_eq!(bench.task.await.unwrap(), Outcome::Interrupted);
     }
 }
+
+#[path = "supervisor_rollout_tests.rs"]
+mod rollouts;

@@ -3,7 +3,8 @@
 use hsup_drivers::Stdio;
 
 use crate::dyno::Policy;
-use crate::model::{self, LimitSettings, Quantities};
+use crate::listen::Listeners;
+use crate::model::{self, LimitSettings, Quantities, RolloutSettings};
 
 /// What is to be done with releases.
 #[derive(Clone, Debug)]
@@ -35,6 +36,10 @@ pub struct Settings {
     pub policy: Policy,
     /// What dynos may use of the host, where the operator says so.
     pub limits: LimitSettings,
+    /// How dynos show that they are well, and how they are replaced, where the operator says so.
+    pub rollout: RolloutSettings,
+    /// The sockets that hsup holds for dynos.
+    pub listeners: Listeners,
     /// Whether releases come prepared.
     pub skip_build: bool,
 }

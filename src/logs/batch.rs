@@ -105,7 +105,12 @@ impl Batch {
         self.lines == 0
     }
 
-    /// The bytes of its lines and their newlines.
+    /// Its lines and their newlines.
+    pub fn text(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many bytes its lines and their newlines are.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::awaited::Awaited;
 use super::batch::{Batch, Origin, Speaker};
 use super::console::{Channel, Console};
 use super::hub::Logs;
@@ -65,6 +66,13 @@ pub(super) struct Taken {
     raw: Option<(Channel, Vec<u8>)>,
 }
 
+impl Taken {
+    /// The lines in it, in runs, each with its newlines.
+    pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.batches.iter().map(|batch| batch.text())
+    }
+}
+
 impl DynoLog {
     /// The log of this dyno.
     pub(super) fn new(logs: Logs, name: &DynoName, printing: Printing) -> Self {
@@ -81,10 +89,10 @@ impl DynoLog {
         self.0.logs.offer(&self.batch(Origin::Platform, line));
     }
 
-    /// Begins to read what a run of the dyno prints.
-    pub fn follow(&self, output: Output) -> Reading {
+    /// Begins to read what a run of the dyno prints, and looks there for what is awaited.
+    pub fn follow(&self, output: Output, awaited: Option<Awaited>) -> Reading {
         let (until, told) = watch::channel(Until::Closed);
-        let task = tokio::spawn(read_output(output, self.clone(), told));
+        let task = tokio::spawn(read_output(output, self.clone(), awaited, told));
         let console = match &self.0.printing {
             Printing::Lines(console, _) | Printing::Through(console) => Some(console.clone()),
             Printing::Elsewhere => None,

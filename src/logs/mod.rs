@@ -10,6 +10,7 @@
 //! | a drain | memory, then disk, then the oldest lines are dropped and told of (`drop`) or the dyno waits (`block`) |
 //! | log files | the dyno waits for a slow disk; one that is full or broken loses lines, which is said |
 
+mod awaited;
 mod batch;
 mod console;
 mod drain;
@@ -22,6 +23,7 @@ mod settings;
 mod tail;
 mod text;
 
+pub use awaited::Awaited;
 pub use batch::{Batch, Line, Origin, Speaker};
 pub use console::{COLOURS, CUT_MARK, Console, Written, may_be_coloured};
 pub use drain::{DrainError, DrainPlace, DrainStatus, InvalidDrain, spools};

@@ -9,6 +9,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
+use super::awaited::Awaited;
 use super::console::Channel;
 use super::dyno_log::{DynoLog, Taken};
 use super::lines::Lines;
@@ -38,14 +39,25 @@ pub(super) enum Until {
 }
 
 /// Reads a dyno's two pipes until both are closed, or it is told to stop.
-pub(super) async fn read_output(output: Output, log: DynoLog, until: watch::Receiver<Until>) {
+pub(super) async fn read_output(
+    output: Output,
+    log: DynoLog,
+    awaited: Option<Awaited>,
+    until: watch::Receiver<Until>,
+) {
     tokio::join!(
-        read_pipe(output.stdout, Channel::Stdout, &log, until.clone()),
-        read_pipe(output.stderr, Channel::Stderr, &log, until.clone())
+        read_pipe(output.stdout, Channel::Stdout, &log, awaited.clone(), until.clone()),
+        read_pipe(output.stderr, Channel::Stderr, &log, awaited, until.clone())
     );
 }
 
-async fn read_pipe(pipe: OwnedFd, channel: Channel, log: &DynoLog, mut until: watch::Receiver<Until>) {
+async fn read_pipe(
+    pipe: OwnedFd,
+    channel: Channel,
+    log: &DynoLog,
+    mut awaited: Option<Awaited>,
+    mut until: watch::Receiver<Until>,
+) {
     let receiver = match pipe::Receiver::from_owned_fd(pipe) {
         Ok(receiver) => receiver,
         Err(error) => {
@@ -76,6 +88,7 @@ async fn read_pipe(pipe: OwnedFd, channel: Channel, log: &DynoLog, mut until: wa
                     enlarged = true;
                     enlarge(&receiver);
                 }
+                awaited.take_if(|awaited| !awaited.look(taken.lines()));
                 if !log.publish(taken).await {
                     break;
                 }
@@ -89,6 +102,9 @@ async fn read_pipe(pipe: OwnedFd, channel: Channel, log: &DynoLog, mut until: wa
         }
     }
     let rest = log.rest(channel, &mut lines);
+    if let Some(awaited) = awaited {
+        awaited.look(rest.lines());
+    }
     log.publish(rest).await;
 }
 

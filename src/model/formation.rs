@@ -7,7 +7,9 @@ use std::str::FromStr;
 use hsup_drivers::Limits;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::checks::Checks;
 use super::names::{InvalidName, ProcessType};
+use super::rollout::Rollout;
 
 /// The most dynos of one type. A number above this is a slip of the finger, not a formation.
 pub const MAX_QUANTITY: u32 = 10_000;
@@ -84,6 +86,24 @@ pub struct Process {
     pub quantity: Quantity,
     /// What each of its dynos may use of the host.
     pub limits: Limits,
+    /// How hsup tells that its dynos are ready and well.
+    pub checks: Checks,
+    /// How its dynos are replaced.
+    pub rollout: Option<Rollout>,
+}
+
+impl Process {
+    /// A process type of which nothing is said but what it runs.
+    pub fn new(process_type: ProcessType, command: Command, quantity: Quantity) -> Self {
+        Self {
+            process_type,
+            command,
+            quantity,
+            limits: Limits::default(),
+            checks: Checks::default(),
+            rollout: None,
+        }
+    }
 }
 
 /// Why a formation cannot be.
@@ -124,6 +144,12 @@ impl Formation {
         }
         self.0.push(process);
         Ok(())
+    }
+
+    /// The same process types in these quantities.
+    #[must_use]
+    pub fn with_quantities(&self, of: impl Fn(&Process) -> Quantity) -> Self {
+        Self(self.iter().map(|process| Process { quantity: of(process), ..process.clone() }).collect())
     }
 
     /// The process type of that name.
@@ -171,6 +197,45 @@ impl FromStr for QuantityOverride {
     }
 }
 
+/// One change of scale: `web=3`, `worker+1`, `worker-2`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScaleChange {
+    /// The type.
+    pub process_type: ProcessType,
+    amount: u32,
+    sign: Option<char>,
+}
+
+impl ScaleChange {
+    /// The quantity that it makes of this one; never below 0 nor above the most that there can be.
+    pub fn of(&self, before: Quantity) -> Quantity {
+        let after = match self.sign {
+            None => self.amount,
+            Some('-') => before.0.saturating_sub(self.amount),
+            Some(_) => before.0.saturating_add(self.amount),
+        };
+        Quantity(after.min(MAX_QUANTITY))
+    }
+}
+
+impl FromStr for ScaleChange {
+    type Err = InvalidQuantity;
+
+    fn from_str(given: &str) -> Result<Self, InvalidQuantity> {
+        let invalid = || InvalidQuantity::Number(given.to_owned());
+        let (name, sign, amount) = match given.split_once('=') {
+            Some((name, amount)) => (name, None, amount),
+            None => {
+                // a type may hold a minus itself: the last sign counts
+                let at = given.rfind(['+', '-']).ok_or_else(invalid)?;
+                (&given[..at], given[at..].chars().next(), &given[at + 1..])
+            }
+        };
+        let amount = amount.parse().ok().filter(|amount| *amount <= MAX_QUANTITY).ok_or_else(invalid)?;
+        Ok(Self { process_type: name.parse()?, amount, sign })
+    }
+}
+
 /// How many dynos of each type run on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Quantities {
@@ -213,12 +278,8 @@ mod tests {
     use super::*;
 
     fn process(name: &str, quantity: u32) -> Process {
-        Process {
-            process_type: name.parse().unwrap(),
-            command: vec!["true".to_owned()].try_into().unwrap(),
-            quantity: quantity.try_into().unwrap(),
-            limits: Limits::default(),
-        }
+        let command = vec!["true".to_owned()].try_into().unwrap();
+        Process::new(name.parse().unwrap(), command, quantity.try_into().unwrap())
     }
 
     #[test]
@@ -240,6 +301,21 @@ mod tests {
         assert_eq!(Quantities::OneOfEach.of(&process("worker", 0)).get(), 0);
         let none: Quantities = std::iter::empty::<QuantityOverride>().collect();
         assert_eq!(none.of(&process("worker", 7)).get(), 7);
+    }
+
+    #[test]
+    fn a_scale_changes_by_an_amount_or_to_one() {
+        let after = |text: &str, before: u32| {
+            let change: ScaleChange = text.parse().unwrap();
+            (change.process_type.to_string(), change.of(before.try_into().unwrap()).get())
+        };
+        assert_eq!(after("web=3", 1), ("web".to_owned(), 3));
+        assert_eq!(after("web+2", 1), ("web".to_owned(), 3));
+        assert_eq!(after("my-worker-2", 1), ("my-worker".to_owned(), 0));
+        assert_eq!(after("web+10000", 10_000), ("web".to_owned(), MAX_QUANTITY));
+        for bad in ["web", "web=", "web=x", "web+", "=3", "web=10001", "we b=1"] {
+            assert!(bad.parse::<ScaleChange>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub const MAX_NAME_BYTES: usize = 63;
 /// The process type of one-off dynos, which no formation may use.
 pub const RUN: &str = "run";
 
+/// The process type of the release phase.
+const RELEASE_PHASE: &str = "release";
+
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {given:?} is not valid: {why}")]
@@ -102,6 +105,11 @@ impl ProcessType {
     pub fn run() -> Self {
         Self(RUN.to_owned())
     }
+
+    /// Whether it is that of Heroku's release phase, which runs once before a rollout and never as one of the dynos.
+    pub fn is_release_phase(&self) -> bool {
+        self.0 == RELEASE_PHASE
+    }
 }
 
 /// The version of a release: `v7` is the seventh.
@@ -112,6 +120,18 @@ pub struct ReleaseVersion(pub u64);
 impl fmt::Display for ReleaseVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "v{}", self.0)
+    }
+}
+
+impl FromStr for ReleaseVersion {
+    type Err = InvalidName;
+
+    /// `v3`, or the number alone.
+    fn from_str(given: &str) -> Result<Self, InvalidName> {
+        let number = given.strip_prefix('v').unwrap_or(given);
+        let number = Some(number).filter(|number| number.bytes().all(|b| b.is_ascii_digit()));
+        let invalid = || InvalidName::new("release", given, "it must be v and a number, for instance v3");
+        number.and_then(|number| number.parse().ok()).map(Self).ok_or_else(invalid)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{AppName, ConfigVars, Formation, ReleaseVersion, StackName};
+use super::{AppName, ConfigVars, Formation, Process, Quantity, ReleaseVersion, StackName};
 
 /// Where a slug is to be had. A location may hold a signature or a password in its query or user part, so
 /// `Display` shows neither.
@@ -205,18 +205,15 @@ impl Release {
     /// Whether the two differ at most in quantities and in where log lines go, so that no dyno need be replaced to go
     /// from one to the other.
     pub fn needs_no_restart(&self, other: &Self) -> bool {
-        let commands = |release: &Self| {
-            let mut commands: Vec<_> = release
-                .formation
-                .iter()
-                .map(|process| (process.process_type.clone(), process.command.clone(), process.limits))
-                .collect();
-            commands.sort_by(|a, b| a.0.cmp(&b.0));
-            commands
+        let processes = |release: &Self| {
+            let of_one = |process: &Process| Process { quantity: Quantity::ONE, ..process.clone() };
+            let mut processes: Vec<_> = release.formation.iter().map(of_one).collect();
+            processes.sort_by(|a, b| a.process_type.cmp(&b.process_type));
+            processes
         };
         let bare =
             |release: &Self| Self { formation: Formation::default(), logplex_url: None, ..release.clone() };
-        bare(self) == bare(other) && commands(self) == commands(other)
+        bare(self) == bare(other) && processes(self) == processes(other)
     }
 
     /// What to say of the change to a release that needs no restart.

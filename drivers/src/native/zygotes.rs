@@ -234,6 +234,7 @@ impl Now {
             env: &[],
             dir: None,
             stdio: SpawnStdio::Descriptors([theirs.as_fd(), null.as_fd(), errors.as_fd()]),
+            passed: None,
         })?;
         Self::of(child, ours).inspect_err(|_| end(child.as_raw().cast_unsigned()))
     }

@@ -30,6 +30,8 @@ pub struct Spawn<'a> {
     pub dir: Option<&'a CStr>,
     /// Its input, output and errors.
     pub stdio: SpawnStdio<'a>,
+    /// What it has as descriptor 3.
+    pub passed: Option<BorrowedFd<'a>>,
 }
 
 /// Spawns a process as the leader of a new session and process group, with default signal handling and an
@@ -53,6 +55,9 @@ pub fn spawn(request: &Spawn<'_>) -> io::Result<Pid> {
             actions.dup(0, 1)?;
             actions.dup(0, 2)?;
         }
+    }
+    if let Some(fd) = request.passed {
+        actions.dup(fd.as_raw_fd(), 3)?;
     }
     if let Some(dir) = request.dir {
         actions.chdir(dir)?;

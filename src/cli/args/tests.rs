@@ -54,6 +54,12 @@ fn every_option_stands_before_or_after_the_command() {
                 options.stack_manifest,
                 options.poll_interval,
                 options.stop_timeout,
+                options.listen.into_iter().next(),
+                options.rollout.readiness.into_iter().next(),
+                options.rollout.liveness.into_iter().next(),
+                options.rollout.rollout.into_iter().next(),
+                options.rollout.boot_timeout,
+                options.rollout.min_healthy_time,
                 options.log_format,
                 options.log_level,
             ];

@@ -5,10 +5,10 @@ use std::fs;
 use hsup_drivers::docker::{Endpoint, TlsFiles};
 
 use super::*;
-use crate::cli::{DriverKind, ExitCode};
+use crate::cli::{ClientRequest, DriverKind, DynoTargets, ExitCode, StackCommand};
 use crate::log::LogFormat;
 use crate::logs::LogSettings;
-use crate::model::Quantities;
+use crate::model::{Quantities, RolloutSettings};
 use crate::stack::StackId;
 
 /// A directory to call hsup in, and an environment.
@@ -97,6 +97,8 @@ fn everything_has_its_default() {
         stack_manifest: None,
         poll_interval: Duration::from_secs(10),
         stop_timeout: Duration::from_secs(30),
+        rollout: RolloutSettings::default(),
+        listens: Vec::new(),
         log: LogConfig::default(),
         command: CliCommand::Start { quantities: Quantities::OfRelease },
     };
@@ -241,15 +243,18 @@ fn run_takes_its_command_whole() {
 fn stop_must_be_told_what_to_stop() {
     let case = Case::empty();
     let targets = |line: &[&str]| {
-        let CliCommand::Stop { targets, .. } = case.config(line).command else { panic!("not stop") };
+        let CliCommand::Client { request: ClientRequest::Stop(targets), .. } = case.config(line).command
+        else {
+            panic!("not stop")
+        };
         targets
     };
-    assert_eq!(targets(&["stop", "--all", "--json"]), StopTargets::All);
-    let named = StopTargets::Named(vec!["web".parse().unwrap(), "worker.2".parse().unwrap()]);
+    assert_eq!(targets(&["stop", "--all", "--json"]), DynoTargets::All);
+    let named = DynoTargets::Named(vec!["web".parse().unwrap(), "worker.2".parse().unwrap()]);
     assert_eq!(targets(&["stop", "web", "worker.2"]), named);
     let what = "stop: name what to stop, dynos (web.1) or process types (web), or give --all for every dyno";
     case.refuses(&["stop"], ExitCode::Usage, &[what]);
-    let both = "stop: --all stops every dyno: give --all or names, not both";
+    let both = "stop: --all means every dyno: give --all or names, not both";
     case.refuses(&["stop", "--all", "web"], ExitCode::Usage, &[both]);
     case.refuses(
         &["stop", "web", "web.x"],
@@ -464,4 +469,21 @@ fn the_docker_engine_is_named_as_docker_names_it() {
         let error = Case::app().with(variable, value).parse(&["start"]).unwrap_err();
         assert!(error.to_string().starts_with(&format!("{variable}: ")), "{error}");
     }
+}
+
+#[test]
+fn a_socket_is_held_once_a_type_and_only_for_dynos_that_can_have_it() {
+    let refused = |line: &[&str]| match Case::app().parse(line) {
+        Err(CliError::Values(problems)) => problems.iter().map(ToString::to_string).collect::<String>(),
+        other => panic!("{line:?}: {other:?}"),
+    };
+    let twice = refused(&["start", "--listen", "web=5000", "--listen", "web=5001"]);
+    assert!(twice.contains("--listen: web is there twice"), "{twice}");
+    for driver in ["docker", "native"] {
+        let apart = refused(&["-d", driver, "start", "--listen", "web=5000"]);
+        assert!(apart.contains("have networks of their own"), "{apart}");
+        let apart = refused(&["-d", driver, "start", "--readiness", "web:notify"]);
+        assert!(apart.contains("command= and notify do not work"), "{apart}");
+    }
+    assert_eq!(Case::app().config(&["start", "--listen", "web=5000"]).listens.len(), 1);
 }

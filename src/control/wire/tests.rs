@@ -13,21 +13,44 @@ fn dyno(name: &str, state: DynoState) -> DynoStatus {
     DynoStatus {
         name: name.parse().unwrap(),
         state,
+        health: Default::default(),
+        up_since: None,
         release: ReleaseVersion(3),
         pid: None,
         address: "127.0.0.1".parse().unwrap(),
         port: 5000,
         started_at: None,
         restarts: 0,
+        crashes: 0,
         last_exit: None,
         next_retry_at: None,
     }
 }
 
 fn shown(dynos: Vec<DynoStatus>) -> StatusResponse {
-    StatusResponse::new(&FormationStatus { app: None, release: None, dynos }, &LogsStatus::default(), |_| {
-        None
-    })
+    StatusResponse::new(
+        &FormationStatus { app: None, release: None, formation: BTreeMap::new(), dynos },
+        &LogsStatus::default(),
+        |_| None,
+    )
+}
+
+const USAGE: Usage = Usage { memory_bytes: 52_428_800, cpu: Duration::from_millis(1250) };
+
+fn troubled_logs() -> LogsStatus {
+    let drain = DrainStatus {
+        url: "https://logs.example.com/logs".to_owned(),
+        taken_lines: 12,
+        sent_lines: 7,
+        sent_bytes: 700,
+        requests: 2,
+        retries: 3,
+        dropped_lines: 1,
+        buffered_bytes: 400,
+        trouble: Some("it answers 503 Service Unavailable".to_owned()),
+        ..DrainStatus::default()
+    };
+    LogsStatus { lines: 12, bytes: 340, drains: vec![drain] }
 }
 
 #[test]
@@ -43,7 +66,7 @@ fn status_is_what_users_know_and_more() {
         restarts: 4,
         last_exit: Some(dyno::LastExit {
             how: dyno::Ended::Exited(Exit::Signal(9)),
-            out_of_memory: false,
+            why: dyno::Why::ByItself,
             at: at("2026-01-02T03:04:05Z"),
         }),
         next_retry_at: Some(at("2026-01-02T03:04:15.5Z")),
@@ -52,26 +75,11 @@ fn status_is_what_users_know_and_more() {
     let status = FormationStatus {
         app: Some("myapp".parse().unwrap()),
         release: Some(ReleaseVersion(3)),
+        formation: BTreeMap::from([("web".parse().unwrap(), Quantity::ONE)]),
         dynos: vec![up, crashed],
     };
-    let drain = DrainStatus {
-        url: "https://logs.example.com/logs".to_owned(),
-        taken_lines: 12,
-        sent_lines: 7,
-        sent_bytes: 700,
-        requests: 2,
-        retries: 3,
-        dropped_lines: 1,
-        buffered_bytes: 400,
-        trouble: Some("it answers 503 Service Unavailable".to_owned()),
-        ..DrainStatus::default()
-    };
-    let logs = LogsStatus { lines: 12, bytes: 340, drains: vec![drain] };
-    let usage = |pid| {
-        assert_eq!(pid, 4211);
-        Some(Usage { memory_bytes: 52_428_800, cpu: Duration::from_millis(1250) })
-    };
-    let status = StatusResponse::new(&status, &logs, usage);
+    let usage = |pid| (pid == 4211).then_some(USAGE);
+    let status = StatusResponse::new(&status, &troubled_logs(), usage);
     let golden = json!({
         "Processes": {
             "web": {"Status": "Started", "IPAddress": "127.0.0.1", "Port": 5000, "ProcessID": 1},
@@ -81,17 +89,18 @@ fn status_is_what_users_know_and_more() {
             {
                 "Name": "web.1", "Type": "web", "State": "up", "Health": null, "Pid": 4211,
                 "IPAddress": "127.0.0.1", "Port": 5000, "Release": "v3",
-                "StartedAt": "2026-01-02T03:04:05.678Z", "Restarts": 0, "LastExit": null,
+                "StartedAt": "2026-01-02T03:04:05.678Z", "Restarts": 0, "Crashes": 0, "LastExit": null,
                 "NextRetryAt": null, "MemoryBytes": 52_428_800, "CpuSeconds": 1.25,
             },
             {
                 "Name": "worker.2", "Type": "worker", "State": "crashed", "Health": null, "Pid": null,
-                "IPAddress": "172.16.0.30", "Port": 5101, "Release": "v3", "StartedAt": null, "Restarts": 4,
-                "LastExit": {"Signal": 9, "Name": "SIGKILL", "At": "2026-01-02T03:04:05.000Z"},
+                "IPAddress": "172.16.0.30", "Port": 5101, "Release": "v3", "StartedAt": null, "Restarts": 4, "Crashes": 0,
+                "LastExit": {"Signal": 9, "Name": "SIGKILL", "Reason": "exited", "At": "2026-01-02T03:04:05.000Z"},
                 "NextRetryAt": "2026-01-02T03:04:15.500Z", "MemoryBytes": null, "CpuSeconds": null,
             },
         ],
         "Release": {"App": "myapp", "Version": "v3"},
+        "Formation": {"web": 1},
         "Logs": {"Lines": 12, "Bytes": 340, "Drains": [{
             "URL": "https://logs.example.com/logs", "Lines": 12, "Sent": 7, "SentBytes": 700, "Requests": 2,
             "Retries": 3, "Dropped": 1, "Refused": 0, "BufferedBytes": 400, "Spooled": 0, "SpooledBytes": 0,
@@ -107,7 +116,7 @@ fn status_is_what_users_know_and_more() {
 #[test]
 fn without_a_release_there_are_no_dynos() {
     let golden = json!({
-        "Processes": {}, "Dynos": [], "Release": {"App": null, "Version": null},
+        "Processes": {}, "Dynos": [], "Release": {"App": null, "Version": null}, "Formation": {},
         "Logs": {"Lines": 0, "Bytes": 0, "Drains": []},
     });
     assert_eq!(serde_json::to_value(shown(vec![])).unwrap(), golden);
@@ -161,7 +170,8 @@ fn each_way_to_end_has_its_form() {
     ];
     for (how, mut form) in forms {
         let last =
-            LastExit::from(&dyno::LastExit { how, out_of_memory: false, at: at("2026-01-02T03:04:05Z") });
+            LastExit::from(&dyno::LastExit { how, why: dyno::Why::ByItself, at: at("2026-01-02T03:04:05Z") });
+        form["Reason"] = json!("exited");
         form["At"] = json!("2026-01-02T03:04:05.000Z");
         assert_eq!(serde_json::to_value(&last).unwrap(), form);
         assert_eq!(serde_json::from_value::<LastExit>(form).unwrap(), last);

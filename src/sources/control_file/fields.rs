@@ -10,15 +10,17 @@ use serde::{Deserialize, Deserializer};
 
 use super::logplex_url::check_logplex_url;
 use crate::model::{
-    AppName, Command, ConfigVars, Formation, FormationError, Process, ProcessType, Quantity, Release,
-    ReleaseVersion, Sha256Digest, SlugLocation, StackName, VarName,
+    AppName, CheckText, Checks, Command, ConfigVars, Formation, FormationError, InvalidCheck, Process,
+    ProcessType, Quantity, Release, ReleaseVersion, Rollout, Sha256Digest, SlugLocation, StackName, VarName,
+    for_liveness,
 };
 
 /// The fields of a control file.
 pub(super) const FIELDS: [&str; 8] =
     ["Version", "Name", "Env", "Slug", "SlugChecksum", "Stack", "Processes", "LogplexURL"];
 /// The fields of an element of `Processes`.
-pub(super) const PROCESS_FIELDS: [&str; 4] = ["Args", "Limits", "Quantity", "Type"];
+pub(super) const PROCESS_FIELDS: [&str; 7] =
+    ["Args", "Limits", "Liveness", "Quantity", "Readiness", "Rollout", "Type"];
 
 /// A control file as read: a release but for the app's name, which it may leave out.
 #[derive(Debug, Default)]
@@ -346,12 +348,16 @@ impl<'de> Visitor<'de> for OneProcess<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Process, A::Error> {
         let mut keys = Keys::default();
         let (mut process_type, mut command, mut quantity, mut limits) = (None, None, None, None);
+        let (mut checks, mut rollout) = (Checks::default(), None);
         while let Some(key) = map.next_key::<String>()? {
             match keys.note(key)? {
                 "Type" => process_type = map.next_value_seed(Text(|name: &str| self.check_type(name)))?,
                 "Args" => command = map.next_value_seed(Args)?,
                 "Limits" => limits = map.next_value::<Option<Limits>>()?,
                 "Quantity" => quantity = map.next_value_seed(Number(quantity_of))?,
+                "Readiness" => checks.readiness = map.next_value_seed(Text(readiness))?,
+                "Liveness" => checks.liveness = map.next_value_seed(Text(liveness))?,
+                "Rollout" => rollout = map.next_value_seed(Text(unless_empty::<Rollout>))?.flatten(),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -362,8 +368,18 @@ impl<'de> Visitor<'de> for OneProcess<'_> {
             command: command.ok_or_else(|| keys.missing("Args", "\"Args\": [\"./web\"]"))?,
             quantity: quantity.unwrap_or(Quantity::ONE),
             limits: limits.unwrap_or_default(),
+            checks,
+            rollout,
         })
     }
+}
+
+fn readiness(text: &str) -> Result<CheckText, String> {
+    text.parse().map_err(|error: InvalidCheck| error.to_string())
+}
+
+fn liveness(text: &str) -> Result<CheckText, String> {
+    readiness(text).and_then(|check| for_liveness(check).map_err(|error| error.to_string()))
 }
 
 fn quantity_of(number: u64) -> Result<Quantity, FormationError> {

@@ -4,7 +4,8 @@ use hsup_drivers::Limits;
 use serde::{Serialize, Serializer};
 
 use crate::model::{
-    AppName, Command, ConfigVars, Process, Quantity, Release, ReleaseVersion, SlugLocation, StackName,
+    AppName, CheckText, Command, ConfigVars, Process, Quantity, Release, ReleaseVersion, Rollout,
+    SlugLocation, StackName,
 };
 
 /// The control file of a release: `parse` gives the same release back.
@@ -38,7 +39,13 @@ struct OneProcess<'a> {
     args: &'a Command,
     #[serde(skip_serializing_if = "Limits::is_empty")]
     limits: &'a Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    liveness: Option<&'a CheckText>,
     quantity: Quantity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readiness: Option<&'a CheckText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<Rollout>,
     #[serde(rename = "Type")]
     process_type: &'a str,
 }
@@ -48,7 +55,10 @@ impl<'a> From<&'a Process> for OneProcess<'a> {
         Self {
             args: &process.command,
             limits: &process.limits,
+            liveness: process.checks.liveness.as_ref(),
             quantity: process.quantity,
+            readiness: process.checks.readiness.as_ref(),
+            rollout: process.rollout,
             process_type: process.process_type.as_str(),
         }
     }

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use hsup_drivers::Limits;
 use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 
@@ -306,11 +305,8 @@ fn formation(slug: &SlugInfo, entries: &[FormationEntry], warnings: &mut Vec<Str
 
 fn add(formation: &mut Formation, name: &str, command: &str, quantity: u32) -> Result<(), String> {
     let of_type = |error: &dyn std::fmt::Display| format!("process type {name:?}: {error}");
-    let process = Process {
-        process_type: name.parse::<ProcessType>().map_err(|error| error.to_string())?,
-        command: Command::try_from(vec![command.to_owned()]).map_err(|error| of_type(&error))?,
-        quantity: Quantity::try_from(quantity).map_err(|error| of_type(&error))?,
-        limits: Limits::default(),
-    };
-    formation.add(process).map_err(|error| error.to_string())
+    let process_type = name.parse::<ProcessType>().map_err(|error| error.to_string())?;
+    let command = Command::try_from(vec![command.to_owned()]).map_err(|error| of_type(&error))?;
+    let quantity = Quantity::try_from(quantity).map_err(|error| of_type(&error))?;
+    formation.add(Process::new(process_type, command, quantity)).map_err(|error| error.to_string())
 }

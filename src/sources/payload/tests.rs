@@ -119,10 +119,7 @@ fn startups() -> impl Strategy<Value = Startup> {
         }
         for (name, (command, quantity)) in processes {
             let process_type = name.parse().unwrap();
-            release
-                .formation
-                .add(crate::model::Process { process_type, command, quantity, limits: Default::default() })
-                .unwrap();
+            release.formation.add(crate::model::Process::new(process_type, command, quantity)).unwrap();
         }
         startup
     })

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::error::LineError;
-use hsup_drivers::Limits;
 
 use crate::model::{Command, Formation, Process, ProcessType, Quantity};
 
@@ -48,7 +47,7 @@ fn process(line: &str) -> Result<Process, String> {
     let process_type: ProcessType = name.trim_end().parse().map_err(|error| format!("{error}"))?;
     let command = Command::try_from(vec![command.trim().to_owned()]).map_err(|error| error.to_string())?;
     let quantity = if process_type.as_str() == RELEASE_PHASE { Quantity::default() } else { Quantity::ONE };
-    Ok(Process { process_type, command, quantity, limits: Limits::default() })
+    Ok(Process::new(process_type, command, quantity))
 }
 
 #[cfg(test)]

@@ -1,0 +1,39 @@
+//! What hsup has for a formation besides its dynos: sockets, and the history of releases.
+
+use super::super::fatal::Fatal;
+use super::super::{Config, SourceChoice};
+use crate::formation::Work;
+use crate::history::Place;
+use crate::listen::Listeners;
+use crate::model::{Action, Quantities};
+
+/// The sockets that hsup holds for the dynos of a formation.
+pub(super) fn listeners(config: &Config, action: &Action) -> Result<Listeners, Fatal> {
+    match action {
+        Action::Start(_) => Listeners::bind(&config.listens).map_err(Fatal::listen),
+        Action::Run(_) | Action::Build => Ok(Listeners::default()),
+    }
+}
+
+/// Where the history of releases is, and whether the quantities in it count no longer. That of a Procfile stays in
+/// memory: its config vars are the environment of a shell, and nobody expects to find that on disk.
+pub(super) fn history_of(config: &Config, work: &Work) -> (Place, bool) {
+    let dir = || match config.source {
+        Some(SourceChoice::Procfile { .. }) => None,
+        None
+        | Some(
+            SourceChoice::Payload { .. }
+            | SourceChoice::PayloadFile { .. }
+            | SourceChoice::HerokuApi { .. }
+            | SourceChoice::ControlDir { .. },
+        ) => Some(config.state_dir.join("releases")),
+    };
+    match work {
+        Work::Formation { quantities } => {
+            (dir().map_or(Place::Memory, Place::Keep), matches!(quantities, Quantities::Explicit(_)))
+        }
+        Work::OneOff { .. } => (dir().map_or(Place::Memory, Place::Read), false),
+        // what is built is the newest release, whatever runs
+        Work::Build => (Place::Memory, false),
+    }
+}

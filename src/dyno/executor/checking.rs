@@ -1,0 +1,123 @@
+//! The checks of a dyno: which one belongs to the phase that it is in, where its answers come from, and what follows.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use hsup_drivers::{BoxFuture, DynoSpec, Network};
+use tracing::Level;
+
+use super::super::fsm::{Input, Phase, Started};
+use super::super::notify_socket::NotifySocket;
+use super::super::prober::Prober;
+use super::super::signs::Signs;
+use super::super::status::{Health, Why};
+use super::Executor;
+use crate::logs::Awaited;
+use crate::model::{Check, LIVENESS_PERIOD, Probe};
+
+/// What a check has found.
+pub(super) enum Verdict {
+    Ready,
+    Unwell(String),
+}
+
+impl Executor {
+    /// Begins the check that belongs to the phase of the dyno.
+    pub(super) fn check(&mut self) {
+        self.checking = None;
+        let (Some(run), Phase::Started(started)) = (&self.run, self.state.phase) else { return };
+        let check = match started {
+            Started::Booting => &self.readiness,
+            Started::Up => &self.liveness,
+            Started::Starting | Started::Ending(_) | Started::Killing(_) => return,
+        };
+        let Some(check) = check.clone() else { return };
+        let address = match self.driver.network() {
+            // wherever else a dyno listens, one that shares the network of its checker is reached there
+            Network::Host => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Network::Isolated => run.address(),
+        };
+        let prober = Prober {
+            address: SocketAddr::new(address, run.port().unwrap_or(self.spec.port)),
+            commands: self.commands.clone(),
+            signs: self.signs.clone(),
+        };
+        self.checking = Some(if started == Started::Booting {
+            let publish = self.publish.clone();
+            Box::pin(async move {
+                let tell = |finding: &String| {
+                    let missing = Some(finding.clone());
+                    publish.send_modify(|status| status.health = Health::Booting { missing });
+                };
+                prober.until_ready(check, tell).await;
+                Verdict::Ready
+            })
+        } else {
+            Box::pin(async move { Verdict::Unwell(prober.until_unwell(check).await) })
+        });
+    }
+
+    pub(super) fn judge(&mut self, verdict: Verdict) -> Input {
+        self.checking = None;
+        match verdict {
+            Verdict::Ready => Input::Ready(self.state.run),
+            Verdict::Unwell(finding) => {
+                self.say(Level::ERROR, &format!("Not well: {finding}; restarting"));
+                self.doom.get_or_insert(Why::Unwell { finding });
+                Input::Unhealthy(self.state.run)
+            }
+        }
+    }
+}
+
+/// The socket of a dyno that is to say by sd_notify how it is; it finds it in its environment.
+pub(super) fn notify_socket(
+    spec: &mut DynoSpec,
+    [readiness, liveness]: [&Option<Check>; 2],
+) -> Option<NotifySocket> {
+    let by_notify = |check: &&Check| check.probe == Probe::Notify;
+    let watchdog = liveness.as_ref().filter(by_notify);
+    if watchdog.is_none() && !readiness.as_ref().is_some_and(|check| by_notify(&check)) {
+        return None;
+    }
+    match NotifySocket::bind(&spec.name) {
+        Ok(socket) => {
+            spec.own_env.push(("NOTIFY_SOCKET".to_owned(), socket.variable()));
+            if let Some(check) = watchdog {
+                let period = check.period.unwrap_or(LIVENESS_PERIOD).as_micros();
+                spec.own_env.push(("WATCHDOG_USEC".to_owned(), period.to_string()));
+            }
+            Some(socket)
+        }
+        Err(error) => {
+            tracing::error!(%error, "{}: cannot make the socket for its sd_notify", spec.name);
+            None
+        }
+    }
+}
+
+/// The line that a run is ready with, to be looked for in what it prints.
+pub(super) fn awaited_line(readiness: Option<&Check>, signs: &Signs) -> Option<Awaited> {
+    match &readiness?.probe {
+        Probe::Log(text) => {
+            let signs = signs.clone();
+            Some(Awaited::new(text, move || signs.note_printed()))
+        }
+        Probe::Port | Probe::Http(_) | Probe::Command(_) | Probe::Notify => None,
+    }
+}
+
+/// Hears what a dyno says of itself; never ready.
+pub(super) async fn hear(notify: Option<&NotifySocket>, signs: &Signs) {
+    match notify {
+        Some(socket) => socket.hear(signs).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the check finds; never, while there is none.
+pub(super) async fn next_verdict(checking: &mut Option<BoxFuture<'static, Verdict>>) -> Verdict {
+    match checking {
+        Some(checking) => checking.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,189 @@
+//! The prober: asks a dyno whether it is ready, and later whether it is still well. It only asks; what follows
+//! from the answers is the state machine's.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::command_probe::CommandProbes;
+use super::signs::Signs;
+use crate::explain;
+use crate::model::{Check, LIVENESS_PERIOD, Probe};
+
+/// The first wait of a dyno that boots and is asked without a period of its own. Many are ready within it.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// Each further wait is this many times as long.
+const GROWTH: u32 = 3;
+/// The longest one: a dyno that takes minutes to boot is not in a hurry, and hundreds of them leave the host idle.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the end of a command that is late may take.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// A run of a dyno, as far as it can be asked.
+pub(super) struct Prober {
+    /// Where its port is reached from this host.
+    pub(super) address: SocketAddr,
+    /// What runs the command of a check.
+    pub(super) commands: CommandProbes,
+    /// What the run has said by itself.
+    pub(super) signs: Signs,
+}
+
+/// Why a try has failed.
+type Finding = String;
+
+impl Prober {
+    /// Asks until the run is ready. What the last try found is told to `tell`, when it changes.
+    pub(super) async fn until_ready(self, check: Check, tell: impl Fn(&Finding)) {
+        match check.probe {
+            Probe::Notify => return self.signs.ready().await,
+            Probe::Log(_) => return self.signs.printed().await,
+            Probe::Port | Probe::Http(_) | Probe::Command(_) => {}
+        }
+        sleep(check.initial_delay).await;
+        let (mut wait, mut successes, mut last) = (FIRST_WAIT, 0, None);
+        loop {
+            match self.ask(&check).await {
+                Ok(()) => successes += 1,
+                Err(finding) => {
+                    successes = 0;
+                    if last.as_ref() != Some(&finding) {
+                        tell(&finding);
+                        last = Some(finding);
+                    }
+                }
+            }
+            if successes >= check.success_threshold {
+                return;
+            }
+            match check.period {
+                Some(period) => sleep(period).await,
+                None => {
+                    sleep_until(aligned(Instant::now() + wait, wait)).await;
+                    wait = (wait * GROWTH).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    /// Asks until the run is unwell, and says what is wrong.
+    pub(super) async fn until_unwell(self, check: Check) -> Finding {
+        let period = check.period.unwrap_or(LIVENESS_PERIOD);
+        sleep(check.initial_delay).await;
+        let mut failures = 0;
+        loop {
+            let result = match check.probe {
+                Probe::Notify => self.heard_from(period).await,
+                Probe::Log(_) => return std::future::pending().await,
+                // a process each, all at once, would be a burst of load
+                Probe::Command(_) => {
+                    sleep(period).await;
+                    self.ask(&check).await
+                }
+                Probe::Port | Probe::Http(_) => {
+                    sleep_until(aligned(Instant::now() + period, period)).await;
+                    self.ask(&check).await
+                }
+            };
+            match result {
+                Ok(()) => failures = 0,
+                Err(finding) => {
+                    failures += 1;
+                    if failures >= check.failure_threshold {
+                        return finding;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn heard_from(&self, period: Duration) -> Result<(), Finding> {
+        let heard = timeout(period, self.signs.alive()).await;
+        heard.map_err(|_| format!("it has not sent WATCHDOG=1 for {period:?}"))
+    }
+
+    /// One try.
+    async fn ask(&self, check: &Check) -> Result<(), Finding> {
+        let asked = async {
+            match &check.probe {
+                Probe::Http(path) => self.get(path).await,
+                Probe::Command(command) => self.commands.run(command, check.timeout).await,
+                Probe::Port | Probe::Log(_) | Probe::Notify => self.connect().await.map(drop),
+            }
+        };
+        let patience = match check.probe {
+            // it is ended then, which takes a moment
+            Probe::Command(_) => check.timeout + ENDING,
+            Probe::Port | Probe::Http(_) | Probe::Log(_) | Probe::Notify => check.timeout,
+        };
+        match timeout(patience, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no answer within {:?}", check.timeout)),
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Finding> {
+        let port = self.address.port();
+        let connected = match TcpStream::connect(self.address).await {
+            // what listens on this host's IPv6 address only is heard there
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && self.address.ip().is_loopback() => {
+                let six = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port);
+                TcpStream::connect(six).await.map_err(|_| error)
+            }
+            connected => connected,
+        };
+        connected.map_err(|error| {
+            if error.kind() == ErrorKind::ConnectionRefused {
+                format!("nothing listens on port {port}")
+            } else {
+                format!("cannot connect to port {port}: {error}")
+            }
+        })
+    }
+
+    async fn get(&self, path: &str) -> Result<(), Finding> {
+        let stream = self.connect().await?;
+        // what is asked for may hold a secret
+        let shown = path.split('?').next().unwrap_or_default();
+        let broken = |error: hyper::Error| format!("GET {shown}: {}", explain(&error));
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let request = Request::get(path)
+            .header(HOST, self.address.to_string())
+            .header(USER_AGENT, "hsup")
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| format!("GET {shown}: {error}"))?;
+        let answer = sender.send_request(request);
+        tokio::pin!(answer);
+        // a connection that is closed behind the answer ends with it
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            _ended = connection => answer.await,
+        };
+        let answer = answer.map_err(broken)?;
+        let status = answer.status();
+        let good = StatusCode::OK..StatusCode::BAD_REQUEST;
+        if good.contains(&status) { Ok(()) } else { Err(format!("GET {shown} was answered with {status}")) }
+    }
+}
+
+/// The last multiple of a period before a moment, so that hundreds of dynos are asked in one go and the host sleeps
+/// in between.
+fn aligned(at: Instant, period: Duration) -> Instant {
+    use std::sync::OnceLock;
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    let since = at.saturating_duration_since(*EPOCH.get_or_init(Instant::now));
+    let over = since.as_nanos() % period.as_nanos().max(1);
+    at - Duration::from_nanos(u64::try_from(over).unwrap_or_default())
+}

@@ -1,0 +1,222 @@
+//! What should be of a release on this host: how many dynos, on which ports, checked and replaced how. What cannot be
+//! had is refused, and what can be had in part only is warned of.
+
+use std::collections::BTreeMap;
+
+use hsup_drivers::Network;
+
+use super::super::handle::ScaleRefused;
+use super::super::plan::{Desired, Generation};
+use super::super::ports::{NoPort, Shape, desired_dynos, one_off_port};
+use super::super::work::Work;
+use super::Supervisor;
+use crate::model::{
+    Check, CheckText, DynoName, InvalidCheck, Probe, Process, ProcessType, Quantities, Quantity, Release,
+    Rollout, for_isolated, for_readiness,
+};
+
+/// Why a release cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(transparent)]
+    Port(#[from] NoPort),
+    #[error("the {check} check of {process_type}: {source}")]
+    Check { check: &'static str, process_type: ProcessType, source: InvalidCheck },
+}
+
+/// The types whose dynos listen, whatever they are asked.
+const WEB: &str = "web";
+
+impl Supervisor {
+    /// What should be of this release. Quantities of an operator that do not fit it any more are given up.
+    pub(super) fn fit(&mut self, release: &Release) -> Result<Vec<Desired>, Refused> {
+        self.refuse_checks(release)?;
+        match self.desired(release, &self.scale) {
+            Err(error) if !self.scale.is_empty() => {
+                let desired = self.desired(release, &BTreeMap::new())?;
+                tracing::error!("the scale that was asked for is given up: {error}");
+                self.scale.clear();
+                Ok(desired)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Whether the newest release can be had in these quantities.
+    pub(super) fn check_scale(
+        &self,
+        quantities: &BTreeMap<ProcessType, Quantity>,
+    ) -> Result<(), ScaleRefused> {
+        let preparing = self.preparing.as_ref().map(|preparing| &preparing.release);
+        let live = || self.live.as_ref().map(|live| &live.made.release);
+        let Some(release) = preparing.or_else(live) else { return Ok(()) };
+        let mut known = release.formation.iter().map(|process| &process.process_type);
+        let is_known =
+            |name: &&ProcessType| known.clone().any(|known| known == *name && !name.is_release_phase());
+        if let Some(asked) = quantities.keys().find(|name| !is_known(name)) {
+            let known = known.by_ref().filter(|name| !name.is_release_phase()).map(ProcessType::to_string);
+            return Err(ScaleRefused::Unknown {
+                asked: asked.clone(),
+                known: known.collect::<Vec<_>>().join(", "),
+            });
+        }
+        let mut scale = self.scale.clone();
+        scale.extend(quantities.clone());
+        Ok(self.desired(release, &scale).map(drop)?)
+    }
+
+    fn desired(
+        &self,
+        release: &Release,
+        scale: &BTreeMap<ProcessType, Quantity>,
+    ) -> Result<Vec<Desired>, NoPort> {
+        let number = self.settings.start_number;
+        match &self.settings.work {
+            Work::Formation { .. } => {
+                let network = self.preparer.driver().network();
+                let shape = |process: &Process| self.shape(process, scale);
+                desired_dynos(release, shape, &self.settings.listeners, number, network)
+            }
+            Work::OneOff { .. } => {
+                let name = DynoName { process_type: ProcessType::run(), number };
+                let port = one_off_port(release);
+                let (shares_port, generation, rollout) = (false, Generation::default(), Rollout::Replace);
+                Ok(vec![Desired { name, port, shares_port, generation, rollout }])
+            }
+            Work::Build => Ok(Vec::new()),
+        }
+    }
+
+    /// How many dynos of this type there are to be: as an operator asked, else as the command line or the release
+    /// says.
+    fn quantity(&self, process: &Process, scale: &BTreeMap<ProcessType, Quantity>) -> Quantity {
+        let asked = scale.get(&process.process_type).copied();
+        asked.unwrap_or_else(|| match &self.settings.work {
+            Work::Formation { quantities } => quantities.of(process),
+            Work::OneOff { .. } | Work::Build => Quantity::default(),
+        })
+    }
+
+    /// What is to be of this type. Dynos that share the host's ports cannot overlap where each needs the same one.
+    fn shape(&self, process: &Process, scale: &BTreeMap<ProcessType, Quantity>) -> Shape {
+        let held_port = self.settings.listeners.of(&process.process_type).map(|held| held.port);
+        let rollout = match self.settings.rollout.rollout_of(process) {
+            Rollout::Overlap if self.cannot_overlap(process) => Rollout::Replace,
+            rollout @ (Rollout::Replace | Rollout::Rolling | Rollout::Overlap) => rollout,
+        };
+        Shape { quantity: self.quantity(process, scale), rollout, held_port }
+    }
+
+    fn cannot_overlap(&self, process: &Process) -> bool {
+        let probe = self.settings.rollout.readiness_of(process).map(|check| check.probe);
+        let web = process.process_type.as_str() == WEB;
+        let listens = web || matches!(probe, Some(Probe::Port | Probe::Http(_)));
+        listens && !self.holds(process) && self.preparer.driver().network() == Network::Host
+    }
+
+    fn holds(&self, process: &Process) -> bool {
+        self.settings.listeners.of(&process.process_type).is_some()
+    }
+
+    /// How dynos of this type show that they are ready, and that they are well. A socket that hsup holds accepts
+    /// connections whether a dyno does or not, and gives them to any of its type: asking it says nothing of one.
+    pub(super) fn checks_of(&self, process: &Process) -> [Option<Check>; 2] {
+        let rollout = &self.settings.rollout;
+        [rollout.readiness_of(process), rollout.liveness_of(process)].map(|check| {
+            let asks_port = |check: &Check| matches!(check.probe, Probe::Port | Probe::Http(_));
+            check.filter(|check| !(self.holds(process) && asks_port(check)))
+        })
+    }
+
+    /// Checks that this driver cannot make, or that come too late, are refused with the release.
+    fn refuse_checks(&self, release: &Release) -> Result<(), Refused> {
+        if !self.is_formation() {
+            return Ok(());
+        }
+        let rollout = &self.settings.rollout;
+        let isolated = self.preparer.driver().network() == Network::Isolated;
+        for process in release.formation.iter() {
+            let reaches = |check| if isolated { for_isolated(check) } else { Ok(check) };
+            let refused = |check| {
+                let process_type = process.process_type.clone();
+                move |source| Refused::Check { check, process_type, source }
+            };
+            let readiness = for_readiness(CheckText(rollout.readiness_of(process)), rollout.boot_timeout);
+            readiness.and_then(reaches).map_err(refused("readiness"))?;
+            reaches(CheckText(rollout.liveness_of(process))).map_err(refused("liveness"))?;
+        }
+        Ok(())
+    }
+
+    fn is_formation(&self) -> bool {
+        matches!(self.settings.work, Work::Formation { .. })
+    }
+
+    /// Warns of what an operator or the release asks for and cannot have.
+    pub(super) fn warn_of(&self, release: &Release) {
+        if !self.is_formation() {
+            return;
+        }
+        self.warn_of_unknown_types(release);
+        for process in release.formation.iter() {
+            self.warn_of_overlap(process);
+            self.warn_of_checks(process);
+        }
+    }
+
+    fn warn_of_overlap(&self, process: &Process) {
+        let name = &process.process_type;
+        if self.settings.rollout.rollout_of(process) != Rollout::Overlap {
+            return;
+        }
+        if self.cannot_overlap(process) {
+            tracing::warn!(
+                "{name}: two dynos of one name cannot listen on the same port of this host, so that they are replaced and do \
+                 not overlap: have hsup hold the socket with --listen {name}=PORT"
+            );
+        } else if self.holds(process) && self.checks_of(process)[0].is_none() {
+            tracing::warn!(
+                "{name}: nothing tells that a dyno that overlaps is ready, but that it has been up for a while: add \
+                 --readiness {name}:notify, log=TEXT or command=..."
+            );
+        }
+    }
+
+    fn warn_of_checks(&self, process: &Process) {
+        let (name, rollout) = (&process.process_type, &self.settings.rollout);
+        let said = [
+            ("readiness", rollout.says_readiness(process).then(|| rollout.readiness_of(process)).flatten()),
+            ("liveness", rollout.liveness_of(process)),
+        ];
+        for ((check, said), made) in said.into_iter().zip(self.checks_of(process)) {
+            if said.is_some() && made.is_none() {
+                tracing::warn!(
+                    "{name}: the {check} check on its port is not made: hsup holds that socket, and any of its dynos would \
+                     answer: use notify, command=... or, for readiness, log=TEXT"
+                );
+            }
+        }
+    }
+
+    fn warn_of_unknown_types(&self, release: &Release) {
+        let lacks = |wanted: &&ProcessType| release.formation.find(wanted).is_none();
+        let known: Vec<_> = release.formation.iter().map(|process| process.process_type.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        if let Work::Formation { quantities: Quantities::Explicit(wanted) } = &self.settings.work {
+            for unknown in wanted.keys().filter(lacks) {
+                tracing::warn!("release {} has no process type {unknown}; it has: {known}", release.version);
+            }
+        }
+        for unknown in self.settings.listeners.types().filter(lacks) {
+            tracing::warn!(
+                "nobody accepts on the socket of --listen {unknown}: release {} has no such process type; it has: {known}",
+                release.version
+            );
+        }
+    }
+
+    pub(super) fn quantities(&self, release: &Release) -> BTreeMap<ProcessType, Quantity> {
+        let dynos = release.formation.iter().filter(|process| !process.process_type.is_release_phase());
+        dynos.map(|process| (process.process_type.clone(), self.quantity(process, &self.scale))).collect()
+    }
+}

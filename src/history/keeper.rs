@@ -1,0 +1,373 @@
+//! The keeper: the task that owns the history of the app. Releases of the source come in, and what is to run goes
+//! on to the supervisor: that release, or one that it was gone back to. What becomes of it is noted on disk.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::file::{self, FileError};
+use super::record::{Entry, History, Verdict};
+use crate::blocking::blocking;
+use crate::explain;
+use crate::model::{AppName, ProcessType, Quantity, Release, ReleaseVersion};
+
+/// How many commands may wait before a caller waits with them.
+const MAILBOX: usize = 16;
+
+/// A release on its way to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The release.
+    pub release: Arc<Release>,
+    /// Whether the command of its release phase has succeeded before.
+    pub phase_done: bool,
+    /// The quantities that an operator has asked for.
+    pub scale: BTreeMap<ProcessType, Quantity>,
+}
+
+/// What the supervisor tells of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The command of its release phase has succeeded.
+    PhaseDone(Arc<Release>),
+    /// Its dynos are those that should be.
+    Live(Arc<Release>),
+    /// All its dynos are healthy.
+    Good(Arc<Release>),
+    /// It has made way for another one, or never had its turn.
+    Bad {
+        /// Which one.
+        release: Arc<Release>,
+        /// Why.
+        why: String,
+        /// What runs in its place.
+        fallback: Option<Arc<Release>>,
+    },
+}
+
+/// Where the supervisor tells. Nobody waits for what is done about it.
+#[derive(Clone, Debug)]
+pub struct Notes(mpsc::UnboundedSender<Note>);
+
+impl Notes {
+    /// Tells.
+    pub fn tell(&self, note: Note) {
+        let _gone_at_shutdown = self.0.send(note);
+    }
+
+    /// Where nobody listens.
+    pub fn to_nobody() -> Self {
+        Self(mpsc::unbounded_channel().0)
+    }
+}
+
+/// There is no way back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RollbackError {
+    /// The release that was named is not known.
+    #[error("there is no release {asked} in the history; there are: {known}")]
+    Unknown {
+        /// What was named.
+        asked: ReleaseVersion,
+        /// What there is.
+        known: String,
+    },
+    /// No release was named, and there is none that was good.
+    #[error("there is no good release to go back to: name one of those that `hsup releases` shows")]
+    NoneGood,
+    /// The source has not given any release yet.
+    #[error("no release has come yet")]
+    Nothing,
+    /// hsup ends.
+    #[error("hsup is shutting down")]
+    ShuttingDown,
+}
+
+enum Command {
+    List(oneshot::Sender<(Vec<Entry>, Option<Arc<Release>>)>),
+    Scale { quantities: BTreeMap<ProcessType, Quantity>, reply: oneshot::Sender<Result<(), RollbackError>> },
+    Rollback { to: Option<ReleaseVersion>, reply: oneshot::Sender<Result<Arc<Release>, RollbackError>> },
+}
+
+/// A handle to the history. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct HistoryHandle(mpsc::Sender<Command>);
+
+impl HistoryHandle {
+    /// The releases, the oldest first, and the one that is live.
+    ///
+    /// # Errors
+    /// If hsup ends.
+    pub async fn list(&self) -> Result<(Vec<Entry>, Option<Arc<Release>>), RollbackError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::List(reply)).await?;
+        answer.await.map_err(|_| RollbackError::ShuttingDown)
+    }
+
+    /// Goes back to a release; without a version to the last good one. It runs until the source has something new.
+    /// Returns when the supervisor has been given it.
+    ///
+    /// # Errors
+    /// If there is no such release.
+    pub async fn rollback(&self, to: Option<ReleaseVersion>) -> Result<Arc<Release>, RollbackError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Rollback { to, reply }).await?;
+        answer.await.map_err(|_| RollbackError::ShuttingDown)?
+    }
+
+    /// Runs so many dynos of these types, until the source says otherwise. Returns when the supervisor has been
+    /// told.
+    ///
+    /// # Errors
+    /// If there is no release yet.
+    pub async fn scale(&self, quantities: BTreeMap<ProcessType, Quantity>) -> Result<(), RollbackError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Scale { quantities, reply }).await?;
+        answer.await.map_err(|_| RollbackError::ShuttingDown)?
+    }
+
+    async fn ask(&self, command: Command) -> Result<(), RollbackError> {
+        self.0.send(command).await.map_err(|_| RollbackError::ShuttingDown)
+    }
+}
+
+/// Where histories are.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In memory only.
+    Memory,
+    /// In this directory, which is only read: what runs once beside a formation changes nothing.
+    Read(PathBuf),
+    /// In this directory, which is made when it is first needed.
+    Keep(PathBuf),
+}
+
+/// The owner of the history.
+pub struct Keeper {
+    place: Place,
+    history: History,
+    /// The app whose history it is; known with the first release.
+    loaded: bool,
+    /// Whether the command line says how many dynos there are to be, whatever was asked for before.
+    forget_scale: bool,
+    newest: Option<Arc<Release>>,
+    live: Option<Arc<Release>>,
+    arrivals: watch::Sender<Option<Arrival>>,
+}
+
+impl Keeper {
+    /// A keeper of the history of one app; what the supervisor is given, where it tells, and how others ask; and what
+    /// runs for as long as there is a source. With `forget_scale` the quantities that were asked for before count no
+    /// longer. The history of an app without a name is in memory only: all such apps would share one on disk.
+    pub fn start(
+        place: Place,
+        forget_scale: bool,
+        releases: watch::Receiver<Option<Arc<Release>>>,
+    ) -> (watch::Receiver<Option<Arrival>>, Notes, HistoryHandle, impl Future<Output = ()> + Send) {
+        let (arrivals, arriving) = watch::channel(None);
+        let (notes, noted) = mpsc::unbounded_channel();
+        let (commands, mailbox) = mpsc::channel(MAILBOX);
+        let keeper = Self {
+            place,
+            history: History::default(),
+            loaded: false,
+            forget_scale,
+            newest: None,
+            live: None,
+            arrivals,
+        };
+        (arriving, Notes(notes), HistoryHandle(commands), keeper.keep(releases, noted, mailbox))
+    }
+
+    async fn keep(
+        mut self,
+        mut releases: watch::Receiver<Option<Arc<Release>>>,
+        mut notes: mpsc::UnboundedReceiver<Note>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        let mut source_is_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                Some(note) = notes.recv() => self.note(note).await,
+                changed = releases.changed(), if source_is_open => match changed {
+                    Ok(()) => {
+                        let release = releases.borrow_and_update().clone();
+                        if let Some(release) = release {
+                            self.take(release).await;
+                        }
+                    }
+                    Err(_) => source_is_open = false,
+                },
+                Some(command) = commands.recv() => self.obey(command).await,
+                else => return,
+            }
+        }
+    }
+
+    /// The source has a release.
+    async fn take(&mut self, newest: Arc<Release>) {
+        if !self.loaded {
+            self.load(&newest).await;
+        }
+        let chosen = self.history.choose(&newest);
+        if !chosen.needs_no_restart(&newest) {
+            let (chosen, newest) = (chosen.version, newest.version);
+            tracing::warn!(
+                "release {newest} was rolled back, and release {chosen} runs in its place until there is a newer one"
+            );
+        }
+        self.newest = Some(newest);
+        self.publish(chosen);
+        self.save().await;
+    }
+
+    fn publish(&mut self, release: Arc<Release>) {
+        self.history.begin(&release, SystemTime::now());
+        let phase_done = self.history.phase_done(&release);
+        let scale = self.newest.as_ref().map(|newest| self.history.scale_of(newest)).unwrap_or_default();
+        self.arrivals.send_replace(Some(Arrival { release, phase_done, scale }));
+    }
+
+    async fn note(&mut self, note: Note) {
+        match note {
+            Note::PhaseDone(release) => self.history.finish_phase(&release),
+            Note::Live(release) => {
+                self.live = Some(release);
+                return;
+            }
+            Note::Good(release) => self.history.judge(&release, Verdict::Good),
+            Note::Bad { release, why, fallback } => self.note_bad(&release, why, fallback),
+        }
+        self.save().await;
+    }
+
+    /// A release is bad. Unless there is a newer one by now, what runs in its place does so until there is; where
+    /// nothing does, that is the last good one, if the bad one never was.
+    fn note_bad(&mut self, bad: &Arc<Release>, why: String, fallback: Option<Arc<Release>>) {
+        let never_good = !self.history.was_good(bad);
+        self.history.judge(bad, Verdict::Bad { why });
+        if let Some(fallback) = &fallback {
+            self.live = Some(Arc::clone(fallback));
+        }
+        let published = self.arrivals.borrow().as_ref().map(|arrival| Arc::clone(&arrival.release));
+        let Some(newest) = self.newest.clone() else { return };
+        if !published.is_some_and(|published| published.needs_no_restart(bad)) {
+            return;
+        }
+        // all else that is known may be as bad where something of the host is wrong: one step back, not a cascade
+        let of_the_source = bad.needs_no_restart(&newest) && never_good;
+        let from_history = || {
+            let target = self.history.find_target(None, Some(bad)).filter(|_| of_the_source)?;
+            tracing::error!("going back from release {} to release {}", bad.version, target.release.version);
+            Some(Arc::clone(&target.release))
+        };
+        if let Some(release) = fallback.or_else(from_history) {
+            let release = self.history.pin(&release, &newest);
+            self.publish(release);
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::List(reply) => {
+                let _nobody_asks = reply.send((self.history.entries().to_vec(), self.live.clone()));
+            }
+            Command::Scale { quantities, reply } => {
+                let result = self.scale(quantities);
+                if result.is_ok() {
+                    self.save().await;
+                }
+                let _nobody_asks = reply.send(result);
+            }
+            Command::Rollback { to, reply } => {
+                let result = self.roll_back(to);
+                if result.is_ok() {
+                    self.save().await;
+                }
+                let _nobody_asks = reply.send(result);
+            }
+        }
+    }
+
+    fn scale(&mut self, quantities: BTreeMap<ProcessType, Quantity>) -> Result<(), RollbackError> {
+        let newest = self.newest.clone().ok_or(RollbackError::Nothing)?;
+        self.history.scale(quantities, &newest);
+        let scale = self.history.scale_of(&newest);
+        self.arrivals.send_if_modified(|arrival| match arrival {
+            Some(arrival) => {
+                arrival.scale = scale;
+                true
+            }
+            None => false,
+        });
+        Ok(())
+    }
+
+    fn roll_back(&mut self, to: Option<ReleaseVersion>) -> Result<Arc<Release>, RollbackError> {
+        let newest = self.newest.clone().ok_or(RollbackError::Nothing)?;
+        let Some(target) = self.history.find_target(to, self.live.as_deref()) else {
+            return Err(match to {
+                None => RollbackError::NoneGood,
+                Some(asked) => {
+                    let known = self.history.entries().iter().map(|entry| entry.release.version.to_string());
+                    RollbackError::Unknown { asked, known: known.collect::<Vec<_>>().join(", ") }
+                }
+            });
+        };
+        let target = Arc::clone(&target.release);
+        let release = self.history.pin(&target, &newest);
+        tracing::warn!("rolling back to release {}, as an operator asked", release.version);
+        self.publish(Arc::clone(&release));
+        Ok(release)
+    }
+
+    async fn load(&mut self, release: &Release) {
+        let app = release.app.clone();
+        if app == AppName::unnamed() {
+            self.place = Place::Memory;
+        }
+        let loaded = match self.place.clone() {
+            Place::Memory => Ok(History::default()),
+            // what runs once has nothing else to do meanwhile, and a thread would take longer than the read
+            Place::Read(dir) => file::load(&dir, &app),
+            Place::Keep(dir) => {
+                blocking(move |_| {
+                    file::clean(&dir, &app);
+                    file::load(&dir, &app)
+                })
+                .await
+            }
+        };
+        match loaded {
+            Ok(mut history) => {
+                if self.forget_scale {
+                    history.scale.clear();
+                }
+                (self.history, self.loaded) = (history, true);
+            }
+            Err(error) => {
+                // one that is damaged is in the way of nothing, and is overwritten
+                self.loaded = matches!(error, FileError::Content { .. });
+                tracing::error!("the history of releases is not known: {}", explain(&error));
+            }
+        }
+    }
+
+    async fn save(&mut self) {
+        let app = self.newest.as_ref().map(|release| release.app.clone());
+        let Some(app) = app.filter(|_| self.loaded) else { return };
+        let Place::Keep(dir) = self.place.clone() else { return };
+        let history = self.history.clone();
+        if let Err(error) = blocking(move |_| file::save(&dir, &app, &history)).await {
+            tracing::error!("the history of releases cannot be kept: {}", explain(&error));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

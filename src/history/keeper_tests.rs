@@ -1,0 +1,119 @@
+//! The keeper between a source and a supervisor that the test plays.
+
+use super::*;
+use crate::sources::control_file;
+
+struct Bench {
+    releases: watch::Sender<Option<Arc<Release>>>,
+    arrivals: watch::Receiver<Option<Arrival>>,
+    notes: Notes,
+    handle: HistoryHandle,
+}
+
+fn release(version: u64) -> Arc<Release> {
+    let json = format!(
+        r#"{{"Version":{version},"Name":"myapp","Env":{{"V":"{version}"}},"Processes":[{{"Type":"web","Quantity":1,"Args":["x"]}}]}}"#
+    );
+    Arc::new(control_file::parse(json.as_bytes(), &AppName::unnamed()).unwrap().release)
+}
+
+fn two_webs() -> BTreeMap<ProcessType, Quantity> {
+    BTreeMap::from([("web".parse().unwrap(), 2.try_into().unwrap())])
+}
+
+impl Bench {
+    fn start(place: Place) -> Self {
+        let (releases, newest) = watch::channel(None);
+        let (arrivals, notes, handle, keeping) = Keeper::start(place, false, newest);
+        tokio::spawn(keeping);
+        Self { releases, arrivals, notes, handle }
+    }
+
+    /// The source has this release, and it goes to the supervisor.
+    async fn come(&mut self, version: u64) {
+        self.releases.send_replace(Some(release(version)));
+        self.next().await;
+    }
+
+    /// The version that goes to the supervisor next.
+    async fn next(&mut self) -> u64 {
+        self.arrivals.changed().await.unwrap();
+        self.published()
+    }
+
+    fn published(&mut self) -> u64 {
+        self.arrivals.borrow_and_update().as_ref().unwrap().release.version.0
+    }
+
+    fn bad(&self, version: u64, fallback: Option<u64>) {
+        let (release, fallback) = (release(version), fallback.map(release));
+        self.notes.tell(Note::Bad { release, why: "it crashes".to_owned(), fallback });
+    }
+
+    /// Whether each of the releases that are known is in place of another one, once all has been heard.
+    async fn heard(&self) -> Vec<u64> {
+        let (entries, _) = self.handle.list().await.unwrap();
+        entries.iter().map(|entry| entry.release.version.0).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_scale_after_a_rollback_does_not_bring_the_bad_release_back() {
+    let mut bench = Bench::start(Place::Memory);
+    bench.come(1).await;
+    bench.notes.tell(Note::Good(release(1)));
+    bench.come(2).await;
+    bench.bad(2, Some(1));
+    assert_eq!(bench.next().await, 1);
+    bench.handle.scale(two_webs()).await.unwrap();
+    assert_eq!(bench.next().await, 1);
+    assert_eq!(bench.arrivals.borrow().as_ref().unwrap().scale, two_webs());
+}
+
+#[tokio::test]
+async fn a_newer_release_is_not_held_back_by_what_was_wrong_with_the_one_before() {
+    let mut bench = Bench::start(Place::Memory);
+    bench.come(1).await;
+    bench.notes.tell(Note::Good(release(1)));
+    bench.come(2).await;
+    bench.come(3).await;
+    bench.bad(2, Some(1));
+    bench.heard().await;
+    assert_eq!(bench.published(), 3);
+    // as a source that gives the same again does
+    bench.come(3).await;
+    assert_eq!(bench.published(), 3);
+}
+
+#[tokio::test]
+async fn with_nothing_running_before_the_last_good_one_of_the_history_takes_over_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("releases");
+    let mut bench = Bench::start(Place::Keep(dir.clone()));
+    for good in [1, 2] {
+        bench.come(good).await;
+        bench.notes.tell(Note::Good(release(good)));
+    }
+    assert_eq!(bench.heard().await, [1, 2]);
+    let mut bench = Bench::start(Place::Keep(dir));
+    bench.come(3).await;
+    bench.bad(3, None);
+    assert_eq!(bench.next().await, 2);
+    // what is wrong may be the host's
+    bench.bad(2, None);
+    bench.heard().await;
+    assert_eq!(bench.published(), 2);
+}
+
+#[tokio::test]
+async fn the_history_of_an_app_without_a_name_is_not_on_disk() {
+    let temp = tempfile::tempdir().unwrap();
+    for (app, kept) in [(AppName::unnamed(), false), ("myapp".parse().unwrap(), true)] {
+        let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
+        let release = Release { app, ..Release::clone(&release(1)) };
+        bench.releases.send_replace(Some(Arc::new(release)));
+        bench.next().await;
+        bench.heard().await;
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().next().is_some(), kept);
+    }
+}

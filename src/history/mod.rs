@@ -1,0 +1,9 @@
+//! The history of releases: which there were on this host, what became of each, and which one an operator or a bad
+//! rollout has gone back to. It stands between the source and the supervisor.
+
+mod file;
+mod keeper;
+mod record;
+
+pub use keeper::{Arrival, HistoryHandle, Keeper, Note, Notes, Place, RollbackError};
+pub use record::{Entry, History, Verdict};
