@@ -6,12 +6,14 @@
 # make ftest-local driver=simple|abspath|docker|native   the same on this host, without a container
 # make stack   makes the root file systems of the tests, which takes root, and the network once
 # make engine  unpacks Debian's Docker Engine beside them, for tests where DOCKER_HOST names none
+# make install DESTDIR= PREFIX=/usr/local hsup=target/release/hsup    the program, its units, man pages and completions
+# make deb     the same as a Debian package, below target/
 # make release, make lint, make doc, make clean
 
 driver ?= simple
 CARGO ?= cargo
 packages = bash bsdutils coreutils debootstrap e2fsprogs gcc gzip iproute2 libc6-dev libdevmapper1.02.1 mount nftables \
-    openssl procps python3 runc squashfs-tools tar util-linux
+    openssl procps python3 runc squashfs-tools systemd tar util-linux wrk
 # What the tests' dynos run, beside what every Debian has.
 stack_packages = iproute2,procps,python3
 stack_mirror ?= http://deb.debian.org/debian
@@ -37,7 +39,7 @@ docker_tests = control_api daemons death docker_dynos docker_engine docker_image
 drivers = simple abspath docker native
 
 .PHONY: run build release static static-ftest image test setup lint doc unit ftest ftest-local $(drivers:%=ftest-%) \
-    $(drivers:%=ftest-local-%) stack engine clean
+    $(drivers:%=ftest-local-%) stack engine install deb clean
 
 run: build
 	@command -v python3 >/dev/null || { echo "the example app needs python3: apt-get install python3"; exit 1; }
@@ -78,7 +80,8 @@ unit:
 # On this host, without Docker but for the docker driver.
 ftest-local: ftest-local-$(driver)
 
-ftest-local-native: stack
+# The package is installed in a root of its own.
+ftest-local-simple ftest-local-native: stack
 
 ftest-local-simple ftest-local-abspath ftest-local-native: ftest-local-%: build
 	FTEST_DRIVER=$* FTEST_REQUIRE=1 $(CARGO) test --package hsup-ftest --locked
@@ -134,6 +137,56 @@ $(engine):
 	for package in $@.new/packages/*.deb; do dpkg -x $$package $@.new; done
 	rm -r $@.new/packages
 	mv $@.new $@
+# What is installed, and where; DESTDIR is where the root of the host is meanwhile.
+hsup ?= target/release/hsup
+PREFIX ?= /usr/local
+zsh_dir ?= $(PREFIX)/share/zsh/site-functions
+units = hsup.service hsup@.service hsup@.socket
+
+target/release/hsup:
+	$(MAKE) release
+
+# A unit names the program where it is.
+install: $(hsup)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(zsh_dir) \
+	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+	    $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -m 0755 $(hsup) $(DESTDIR)$(PREFIX)/bin/hsup
+	$(hsup) man $(DESTDIR)$(PREFIX)/share/man/man1
+	$(hsup) completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/hsup
+	$(hsup) completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/hsup.fish
+	$(hsup) completions zsh > $(DESTDIR)$(zsh_dir)/_hsup
+	for unit in $(units); do \
+	    sed 's|/usr/bin/hsup|$(PREFIX)/bin/hsup|' systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit; \
+	done
+
+deb_root ?= target/deb
+deb_version := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
+deb ?= target/hsup_$(deb_version)_$(shell dpkg --print-architecture 2>/dev/null).deb
+
+# What the package depends on is read off the program: the newest version of the C library that it asks for, or nothing.
+deb: $(hsup)
+	rm -rf $(deb_root)
+	umask 022 && $(MAKE) install DESTDIR=$(deb_root) PREFIX=/usr hsup=$(hsup) \
+	    zsh_dir=/usr/share/zsh/vendor-completions
+	gzip -9n $(deb_root)/usr/share/man/man1/*.1
+	install -d $(deb_root)/usr/share/doc/hsup $(deb_root)/DEBIAN
+	install -m 0644 LICENSE $(deb_root)/usr/share/doc/hsup/copyright
+	install -d -m 0750 $(deb_root)/etc/hsup
+	install -m 0640 systemd/hsup.env $(deb_root)/etc/hsup/hsup.env
+	echo /etc/hsup/hsup.env > $(deb_root)/DEBIAN/conffiles
+	install -m 0755 systemd/debian/postinst systemd/debian/prerm systemd/debian/postrm $(deb_root)/DEBIAN
+	cd $(deb_root) && find usr -type f -print0 | sort -z | xargs -0 md5sum > DEBIAN/md5sums
+	libraries=$$(ldd $(hsup) 2>&1 || true); depends=; \
+	case $$libraries in *libc.so*) \
+	    glibc=$$(grep -ao 'GLIBC_2\.[0-9]*' $(hsup) | sort -uV | tail -1); \
+	    depends="Depends: libc6 (>= $${glibc#GLIBC_})"; \
+	    case $$libraries in *libgcc_s*) depends="$$depends, libgcc-s1";; esac;; \
+	esac; \
+	sed -e 's/@VERSION@/$(deb_version)/' -e "s/@ARCHITECTURE@/$$(dpkg --print-architecture)/" \
+	    -e "s/@SIZE@/$$(du -sk --exclude DEBIAN $(deb_root) | cut -f1)/" \
+	    -e "s/@DEPENDS@/$$depends/" systemd/debian/control | sed '/^$$/d' > $(deb_root)/DEBIAN/control
+	dpkg-deb --root-owner-group $(deb_flags) --build $(deb_root) $(deb)
 
 clean:
 	$(CARGO) clean

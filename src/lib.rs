@@ -46,5 +46,6 @@ pub mod slug;
 pub mod sources;
 pub mod stack;
 pub mod stderr;
+pub mod systemd;
 
 pub use hsup_drivers::explain;

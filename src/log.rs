@@ -19,6 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::diagnostics::{Ring, RingLayer};
 use crate::stderr::Stderr;
+use crate::systemd;
 
 /// What the targets of hsup's own records start with; the ring keeps no others.
 const OWN_TARGETS: &str = "hsup";
@@ -26,7 +27,8 @@ const OWN_TARGETS: &str = "hsup";
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// A line a record: time, level, message, fields.
+    /// A line a record: time, level, message, fields. In the journal, which has the first two of each line by itself,
+    /// only the others.
     #[default]
     Text,
     /// A JSON object a line.
@@ -115,13 +117,27 @@ impl Default for LogConfig {
 /// is called once.
 pub fn init(config: &LogConfig, out: Stderr) -> Arc<Ring> {
     let ring = Arc::new(Ring::default());
-    let colour = config.colour && io::stderr().is_terminal();
-    let subscriber = subscriber(config, colour, move || out.clone(), ring.clone());
+    let look = if systemd::is_journal(io::stderr()) {
+        Look::Journal
+    } else if config.colour && io::stderr().is_terminal() {
+        Look::Colour
+    } else {
+        Look::Plain
+    };
+    let subscriber = subscriber(config, look, move || out.clone(), ring.clone());
     tracing::subscriber::set_global_default(subscriber).expect("the log is set up once");
     ring
 }
 
-fn subscriber<W>(config: &LogConfig, colour: bool, out: W, ring: Arc<Ring>) -> impl Subscriber + Send + Sync
+/// How lines of text look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Plain,
+    Colour,
+    Journal,
+}
+
+fn subscriber<W>(config: &LogConfig, look: Look, out: W, ring: Arc<Ring>) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -129,7 +145,9 @@ where
     // Where stderr is gone there is nobody to tell: tracing would tell it with eprintln!, which panics then.
     let layer = tracing_subscriber::fmt::layer().with_writer(out).log_internal_errors(false);
     let printed = match config.format {
-        LogFormat::Text => layer.with_ansi(colour).fmt_fields(TextFields).event_format(TextLine).boxed(),
+        LogFormat::Text => {
+            layer.with_ansi(look == Look::Colour).fmt_fields(TextFields).event_format(TextLine(look)).boxed()
+        }
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
     let kept = Targets::new().with_target(OWN_TARGETS, Level::DEBUG);
@@ -160,8 +178,9 @@ impl<'w> FormatFields<'w> for TextFields {
     }
 }
 
-/// A record as a line of text: `2026-01-02T03:04:05.678901Z  INFO message key=value`.
-struct TextLine;
+/// A record as a line of text: `2026-01-02T03:04:05.678901Z  INFO message key=value`, and in the journal
+/// `<6>message key=value`.
+struct TextLine(Look);
 
 impl<S, N> FormatEvent<S, N> for TextLine
 where
@@ -175,11 +194,15 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let level = *event.metadata().level();
-        write_time(&mut out)?;
-        if out.has_ansi_escapes() {
-            write!(out, " \x1b[{}m{level:>5}\x1b[0m ", colour(level))?;
+        if self.0 == Look::Journal {
+            out.write_str(systemd::priority(level))?;
         } else {
-            write!(out, " {level:>5} ")?;
+            write_time(&mut out)?;
+        }
+        match self.0 {
+            Look::Plain => write!(out, " {level:>5} ")?,
+            Look::Colour => write!(out, " \x1b[{}m{level:>5}\x1b[0m ", colour(level))?,
+            Look::Journal => {}
         }
         write_fields(&mut out, event)?;
         for span in context.event_scope().into_iter().flatten() {
@@ -276,7 +299,7 @@ mod tests {
     use super::*;
 
     /// What is printed by `log`, and what the ring holds then.
-    fn logged(config: &LogConfig, colour: bool, log: impl FnOnce()) -> (String, String) {
+    fn logged(config: &LogConfig, look: Look, log: impl FnOnce()) -> (String, String) {
         #[derive(Clone, Default)]
         struct Buffer(Arc<Mutex<Vec<u8>>>);
         impl io::Write for Buffer {
@@ -291,7 +314,7 @@ mod tests {
         }
         let (buffer, ring) = (Buffer::default(), Arc::new(Ring::default()));
         let out = buffer.clone();
-        let subscriber = subscriber(config, colour, move || out.clone(), ring.clone());
+        let subscriber = subscriber(config, look, move || out.clone(), ring.clone());
         tracing::subscriber::with_default(subscriber, log);
         let mut kept = Vec::new();
         ring.dump(&mut kept).unwrap();
@@ -301,7 +324,7 @@ mod tests {
 
     #[test]
     fn text_is_a_line_with_time_level_message_and_fields() {
-        let (printed, _) = logged(&LogConfig::default(), false, || {
+        let (printed, _) = logged(&LogConfig::default(), Look::Plain, || {
             let span = tracing::info_span!("start", app = "myapp");
             let _entered = span.enter();
             tracing::warn!(dyno = %"web.1", empty = "", code = 7, "it\nended\x1b[31m");
@@ -317,7 +340,7 @@ mod tests {
         #[error("failed to open x")]
         struct Outer(#[source] io::Error);
         let error = Outer(io::Error::other("no"));
-        let (printed, _) = logged(&LogConfig::default(), false, || {
+        let (printed, _) = logged(&LogConfig::default(), Look::Plain, || {
             tracing::error!(error = &error as &(dyn std::error::Error + 'static), "bad release");
         });
         assert!(printed.ends_with("ERROR bad release error=failed to open x: no\n"), "{printed}");
@@ -326,7 +349,7 @@ mod tests {
     #[test]
     fn json_is_an_object_a_line() {
         let config = LogConfig { format: LogFormat::Json, ..LogConfig::default() };
-        let (printed, _) = logged(&config, true, || tracing::info!(dyno = "web.1", "up\nnow"));
+        let (printed, _) = logged(&config, Look::Colour, || tracing::info!(dyno = "web.1", "up\nnow"));
         assert_eq!(printed.lines().count(), 1);
         let value: serde_json::Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(
@@ -339,14 +362,25 @@ mod tests {
     #[test]
     fn colours_are_for_terminals() {
         let log = || tracing::info!("up");
-        assert!(logged(&LogConfig::default(), true, log).0.contains("\x1b[32m INFO\x1b[0m up"));
-        assert!(!logged(&LogConfig::default(), false, log).0.contains('\x1b'));
+        assert!(logged(&LogConfig::default(), Look::Colour, log).0.contains("\x1b[32m INFO\x1b[0m up"));
+        assert!(!logged(&LogConfig::default(), Look::Plain, log).0.contains('\x1b'));
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_and_has_the_time_by_itself() {
+        let (printed, kept) = logged(&LogConfig::default(), Look::Journal, || {
+            tracing::error!("bad");
+            tracing::warn!(dyno = "web.1", "slow");
+            tracing::info!("it\n<0>ended");
+        });
+        assert_eq!(printed, "<3>bad\n<4>slow dyno=web.1\n<6>it\\n<0>ended\n");
+        assert!(kept.starts_with("20"), "{kept}");
     }
 
     #[test]
     fn the_ring_keeps_what_is_not_printed_down_to_debug_and_only_hsups_own() {
         let config = LogConfig { filter: "off".parse().unwrap(), ..LogConfig::default() };
-        let (printed, kept) = logged(&config, false, || {
+        let (printed, kept) = logged(&config, Look::Plain, || {
             tracing::debug!("one");
             tracing::trace!("two");
             tracing::debug!(target: "hsup_drivers::native", "three");

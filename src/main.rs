@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use hsup::cli::{self, CliCommand, Invocation};
+use hsup::systemd;
 use hsup_drivers::docker::entry;
 
 fn main() -> ExitCode {
@@ -27,9 +28,10 @@ fn main() -> ExitCode {
             CliCommand::Check { file } => cli::check(&config, file),
             CliCommand::Doctor { fix, json } => cli::doctor(&config, *fix, *json),
             CliCommand::Stack(command) => cli::stack(&config, command),
+            CliCommand::Man { dir } => cli::man(dir),
         },
         Err(error) => {
-            let _nobody_listens = writeln!(io::stderr(), "{}", error.to_string().trim_end());
+            systemd::say(&error.to_string());
             error.exit_code().into()
         }
     }

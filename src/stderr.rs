@@ -8,6 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use tracing::Level;
+
+use crate::systemd;
+
 /// How many pieces of text may wait. What comes on top of that is dropped, and counted.
 const QUEUE: usize = 256;
 
@@ -31,14 +35,14 @@ type Thread = Box<dyn FnOnce() + Send>;
 impl Stderr {
     /// A writer to hsup's standard error.
     pub fn new() -> Self {
-        Self::to(io::stderr())
+        Self::to(io::stderr(), systemd::prefix(io::stderr(), Level::WARN))
     }
 
-    fn to(out: impl Write + Send + 'static) -> Self {
+    fn to(out: impl Write + Send + 'static, prefix: &'static str) -> Self {
         let (queue, items) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
-        let thread: Thread = Box::new(move || write_all(&items, out, &counted));
+        let thread: Thread = Box::new(move || write_all(&items, out, prefix, &counted));
         Self { queue, dropped, thread: Arc::new(Mutex::new(Some(thread))) }
     }
 
@@ -59,7 +63,7 @@ impl Stderr {
 }
 
 /// The thread's life. Where nobody reads any more, what is written is lost.
-fn write_all(items: &Receiver<Item>, mut out: impl Write, dropped: &AtomicU64) {
+fn write_all(items: &Receiver<Item>, mut out: impl Write, prefix: &str, dropped: &AtomicU64) {
     for item in items {
         match item {
             Item::Text(text) => {
@@ -72,7 +76,7 @@ fn write_all(items: &Receiver<Item>, mut out: impl Write, dropped: &AtomicU64) {
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let _nobody_reads =
-                writeln!(out, "hsup: {lost} lines of hsup's log dropped: stderr is read too slowly");
+                writeln!(out, "{prefix}hsup: {lost} lines of hsup's log dropped: stderr is read too slowly");
         }
     }
 }
@@ -125,7 +129,7 @@ mod tests {
     fn who_logs_never_waits_and_what_is_lost_is_counted() {
         let (permit, permits) = sync_channel::<()>(0);
         let kept = Arc::new(Mutex::new(Vec::new()));
-        let mut stderr = Stderr::to(Slow(Arc::new(Mutex::new(permits)), Arc::clone(&kept)));
+        let mut stderr = Stderr::to(Slow(Arc::new(Mutex::new(permits)), Arc::clone(&kept)), "");
         for _ in 0..QUEUE + 100 {
             writeln!(stderr, "line").unwrap();
         }

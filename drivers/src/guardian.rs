@@ -1,15 +1,19 @@
 //! The guardian: the parent process of hsup proper, and the last word on what hsup leaves behind.
 //!
-//! It has one thread, sleeps in one read, and does three things: it receives the signals that are meant for hsup
-//! and tells it of them, it reaps the processes that daemonised away from their dyno (it is their subreaper), and
-//! when hsup is gone, however it went, it kills every process below it and ends with hsup's exit status. As PID 1
-//! of a container it is the init that such a container needs.
+//! It has one thread, sleeps in one poll, and does four things: it receives the signals that are meant for hsup
+//! and tells it of them, it reaps the processes that daemonised away from their dyno (it is their subreaper), it
+//! hands on what hsup tells the service manager, and when hsup is gone, however it went, it kills every process below
+//! it and ends with hsup's exit status. As PID 1 of a container it is the init that such a container needs.
+//!
+//! SIGABRT is what systemd sends to an hsup that is hung. It ends hsup at once, which else could not hear of it.
 //!
 //! hsup proper has these signals blocked and hears of them through a pipe. So a signal counts once, whether it
 //! was sent to the guardian, to the process group or by the terminal; one that comes while hsup is still starting
 //! is not lost; and the end of the pipe is the end of the guardian.
 //!
 //! It must not decide anything about dynos, and must not start a thread.
+
+mod relay;
 
 use std::collections::HashMap;
 use std::fs;
@@ -34,6 +38,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::owner::Owner;
 use crate::{Exit, process as proc, sys};
+pub use relay::Relay;
+use relay::Relaying;
 
 /// The environment variable that marks the processes of a run: `HSUP_RUN=<instance>/<dyno>.<run>`.
 pub const MARK: &str = "HSUP_RUN";
@@ -64,17 +70,19 @@ pub struct Guardian {
 
 impl Guardian {
     /// Divides the process into guardian and hsup, which also gets the guardian's word on signals. The guardian
-    /// never returns from this call.
+    /// never returns from this call. With its last words it says on stderr what has gone wrong, each line after
+    /// `error_prefix`.
     ///
     /// To be called before any thread is started.
     ///
     /// # Errors
     /// If the process has several threads already, or the kernel refuses.
-    pub fn enter() -> io::Result<(Self, Signals)> {
+    pub fn enter(relay: Option<Relay>, error_prefix: &str) -> io::Result<(Self, Signals)> {
         // Whoever starts hsup may have it ignored, and then nobody's end could be waited for.
         sys::default_sigchld();
         let mut watched: SigSet = FORWARDED.into_iter().collect();
         watched.add(Signal::SIGCHLD);
+        watched.add(Signal::SIGABRT);
         // Blocked before the fork, so that a signal that comes in between waits instead of killing.
         watched.thread_block()?;
         let (heard, told) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -83,11 +91,12 @@ impl Guardian {
         match sys::fork_alone()? {
             ForkResult::Parent { child } => {
                 drop(heard);
-                guard(child, &watched, &told, &others)
+                let charge = Charge { hsup: child, watched, told, others, relay: relay.map(Relaying::new) };
+                guard(charge, error_prefix)
             }
             ForkResult::Child => {
-                drop(told);
-                SigSet::from(Signal::SIGCHLD).thread_unblock()?;
+                drop((told, relay));
+                [Signal::SIGCHLD, Signal::SIGABRT].into_iter().collect::<SigSet>().thread_unblock()?;
                 Ok((Self::of_parent()?, Signals { heard }))
             }
         }
@@ -259,14 +268,25 @@ fn raise_open_files() -> io::Result<u64> {
     Ok(soft)
 }
 
-fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd, others: &[u32]) -> ! {
+/// What the guardian watches over.
+struct Charge {
+    hsup: Pid,
+    watched: SigSet,
+    /// Where hsup is told of signals.
+    told: OwnedFd,
+    /// Children that the guardian had before it was one.
+    others: Vec<u32>,
+    relay: Option<Relaying>,
+}
+
+fn guard(mut charge: Charge, error_prefix: &str) -> ! {
     let terminal = tcgetattr(io::stdin()).ok();
-    let ended = watch(hsup, watched, told);
+    let ended = watch(&mut charge);
     let mut words = Vec::new();
     if ended.is_err() {
-        let _gone = kill(hsup, Signal::SIGKILL);
+        let _gone = kill(charge.hsup, Signal::SIGKILL);
     }
-    if clean_up(others).is_err() {
+    if clean_up(&charge.others).is_err() {
         words
             .push("hsup: some processes of its dynos cannot be killed; look for them below pid 1".to_owned());
     }
@@ -287,31 +307,57 @@ fn guard(hsup: Pid, watched: &SigSet, told: &OwnedFd, others: &[u32]) -> ! {
     }
     // Last, since to speak may take for ever, and fail.
     for word in words {
-        let _nobody_listens = writeln!(io::stderr(), "{word}");
+        let _nobody_listens = writeln!(io::stderr(), "{error_prefix}{word}");
     }
     process::exit(status);
 }
 
 /// The guardian's life.
-fn watch(hsup: Pid, watched: &SigSet, told: &OwnedFd) -> io::Result<Exit> {
+fn watch(charge: &mut Charge) -> io::Result<Exit> {
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"hsup-guardian")?;
-    let signals = SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC)?;
+    let signals = SignalFd::with_flags(&charge.watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // What comes is one sleep, for as long as hsup runs.
     sys::forget_code();
     loop {
+        charge.wait(&signals)?;
+        // Before hsup's end is heard of, since it may have had last words.
+        if let Some(relay) = &mut charge.relay {
+            relay.hand_on();
+        }
         let Some(info) = signals.read_signal()? else { continue };
         match Signal::try_from(info.ssi_signo.cast_signed()) {
             Ok(Signal::SIGCHLD) => {
-                if let Some(exit) = reap(hsup)? {
+                if let Some(exit) = reap(charge.hsup)? {
                     return Ok(exit);
+                }
+            }
+            Ok(Signal::SIGABRT) => {
+                // A process that has been stopped ends only when it goes on.
+                for signal in [Signal::SIGABRT, Signal::SIGCONT] {
+                    let _gone = kill(charge.hsup, signal);
                 }
             }
             // A pipe that is full holds more signals than anybody can have meant.
             Ok(signal) => {
-                let _full_or_gone = nix::unistd::write(told, &[signal as u8]);
+                let _full_or_gone = nix::unistd::write(&charge.told, &[signal as u8]);
             }
             Err(_) => {}
+        }
+    }
+}
+
+impl Charge {
+    /// Sleeps until there is a signal, or something to hand on.
+    fn wait(&self, signals: &SignalFd) -> io::Result<()> {
+        let signals = PollFd::new(signals.as_fd(), PollFlags::POLLIN);
+        let polled = match &self.relay {
+            Some(relay) => poll(&mut [signals, relay.waits_for()], PollTimeout::NONE),
+            None => poll(&mut [signals], PollTimeout::NONE),
+        };
+        match polled {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use hsup_ftest::{Hsup, Room, eventually, isolated_network};
+use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, isolated_network, procs};
+use nix::sys::signal::Signal;
 
 /// Serves on descriptor 3 where it has been passed a socket. Told to end it answers what it has accepted.
 const SERVER: &str = r#"exec python3 -c '
@@ -29,6 +31,7 @@ server = Server(("", 0) if passed else ("", int(os.environ["PORT"])), Page)
 if passed:
     server.socket.close()
     server.socket = socket.socket(fileno=3)
+    server.socket.setblocking(False)
 def end(*_):
     threading.Thread(target=server.shutdown).start()
 signal.signal(signal.SIGTERM, end)
@@ -116,15 +119,19 @@ fn wait_release(hsup: &Hsup, version: u64) {
     eventually(&format!("release v{version} is live"), || hsup.printed(), is_live);
 }
 
+fn restart(room: &Room, hsup: &Hsup) {
+    let before = hsup.dyno("web.1")["StartedAt"].clone();
+    let ended = room.bare(["restart", "web.1", "-s"]).arg(room.socket()).end();
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    hsup.wait_dyno("web.1", "has been restarted", |dyno| {
+        dyno["State"] == "up" && dyno["StartedAt"] != before
+    });
+}
+
 /// Restarts, releases and bad releases, as many as a test has time for; the last release is a good one.
 fn work(room: &Room, hsup: &Hsup) {
     for round in 1..=3 {
-        let before = hsup.dyno("web.1")["StartedAt"].clone();
-        let ended = room.bare(["restart", "web.1", "-s"]).arg(room.socket()).end();
-        assert_eq!(ended.code, 0, "{}", ended.stderr);
-        hsup.wait_dyno("web.1", "has been restarted", |dyno| {
-            dyno["State"] == "up" && dyno["StartedAt"] != before
-        });
+        restart(room, hsup);
         let good = 10 * round;
         release(room, good, SERVER);
         hsup.wait_line(&format!("release v{good} is good"));
@@ -162,4 +169,84 @@ fn no_request_fails_on_a_socket_that_hsup_holds() {
         "{}",
         ended.stderr
     );
+}
+
+/// What `wrk` says of its requests, all of which it makes while there is work.
+struct Wrk {
+    requests: u64,
+    report: String,
+}
+
+/// Eight connections at a time, until the work is done or five minutes are over.
+fn wrk_during(port: u16, work: impl FnOnce()) -> Wrk {
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut command = Command::new("wrk");
+    command.args(["-t1", "-c8", "-d300s", "--timeout", "20s", &url]).stdout(Stdio::piped());
+    let mut wrk = Ends(command.spawn().expect("there is wrk (apt-get install wrk)"));
+    work();
+    // it says then what it has found
+    procs::signal(wrk.0.id(), Signal::SIGINT);
+    let mut report = String::new();
+    wrk.0.stdout.take().expect("it is piped").read_to_string(&mut report).expect("it is text");
+    let count = report.lines().find_map(|line| line.trim().split_once(" requests in"));
+    let requests = count.and_then(|(count, _)| count.parse().ok()).unwrap_or_else(|| panic!("{report}"));
+    Wrk { requests, report }
+}
+
+/// A process that ends with its test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _it_has_ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Twenty restarts and twenty rollouts, each fourth of a release that does not run.
+fn twenty_of_each(room: &Room, hsup: &Hsup) {
+    let mut good = 1;
+    for version in 2..=21 {
+        restart(room, hsup);
+        if version % 4 == 0 {
+            release(room, version, "exit 1");
+            hsup.wait_line(&format!("release v{version} is bad"));
+            wait_release(hsup, good);
+        } else {
+            release(room, version, SERVER);
+            hsup.wait_line(&format!("release v{version} is good"));
+            good = version;
+        }
+    }
+}
+
+fn not_a_request_fails(more: &[&str]) {
+    let room = Room::new();
+    let port = free_port();
+    release(&room, 1, SERVER);
+    let mut start = room.hsup(["start", "--min-healthy-time", "300ms", "--readiness", "web:log=serving"]);
+    for word in more {
+        start = start.arg(word);
+    }
+    let hsup = start.arg("--listen").arg(format!("web=127.0.0.1:{port}")).up();
+    hsup.wait_line("release v1 is good");
+    let Wrk { requests, report } = wrk_during(port, || twenty_of_each(&room, &hsup));
+    println!("{report}");
+    let failed = ["Socket errors", "Non-2xx"].iter().any(|failure| report.contains(failure));
+    assert!(requests > 1000 && !failed, "{report}");
+    assert_eq!(hsup.stop().code, 0);
+    room.assert_nothing_left();
+}
+
+#[test]
+fn no_request_of_wrk_fails_while_dynos_are_replaced_on_a_socket_that_hsup_holds() {
+    if is_about(Driver::Simple) {
+        not_a_request_fails(&[]);
+    }
+}
+
+#[test]
+fn no_request_of_wrk_fails_while_releases_overlap() {
+    if is_about(Driver::Simple) {
+        not_a_request_fails(&["--rollout", "web:overlap"]);
+    }
 }

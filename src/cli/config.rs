@@ -17,6 +17,7 @@ use crate::model::{
     ScaleChange, StackName, Target,
 };
 use crate::stack::{Checksum, StackId, StackLocation};
+use crate::systemd::GivenByManager;
 
 /// A dyno driver of this build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,6 +152,11 @@ pub enum CliCommand {
     },
     /// Works on the stacks of this host.
     Stack(StackCommand),
+    /// Writes the man pages.
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Checks a control file.
     Check {
         /// The file, as it was named.
@@ -199,6 +205,8 @@ pub struct Config {
     pub listens: Vec<Listen>,
     /// How dynos show that they are well, and how they are replaced.
     pub rollout: RolloutSettings,
+    /// What the service manager says that has started hsup.
+    pub given: GivenByManager,
     /// hsup's own log.
     pub log: LogConfig,
     /// What to do.

@@ -1,7 +1,7 @@
 //! What ends hsup: an error, what it means for the exit code, and one place that says it.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io;
 use std::process;
 
 use hsup_drivers::docker::DockerError;
@@ -11,6 +11,7 @@ use super::ExitCode;
 use crate::explain;
 use crate::listen::Listen;
 use crate::model::Bind;
+use crate::systemd;
 
 /// An error that hsup cannot go on with.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ impl Fatal {
 
     /// Says it on stderr; gives the exit code of the process.
     pub(super) fn report(self) -> process::ExitCode {
-        let _nobody_listens = writeln!(io::stderr(), "hsup: {}", self.text);
+        systemd::say(&format!("hsup: {}", self.text));
         self.code.into()
     }
 }

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::{CommandArgs, CommandLine, Options};
@@ -18,6 +20,7 @@ use super::{docker, native};
 use crate::log::{LogConfig, LogFilter};
 use crate::model::{AppName, Bind, HumanDuration, InvalidDuration, LimitSetting, LimitSettings, Quantities};
 use crate::stack::StackLocation;
+use crate::systemd::GivenByManager;
 
 mod command;
 
@@ -64,6 +67,10 @@ pub struct Surroundings<'a> {
     pub directory: PathBuf,
     /// Whether hsup runs as root.
     pub root: bool,
+    /// The process that hsup is.
+    pub pid: u32,
+    /// Reads a credential that the service manager has put into a file.
+    pub read: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
 /// Reads the command line and the environment of this process.
@@ -76,6 +83,8 @@ pub fn parse_process() -> Result<Invocation, CliError> {
         // Without a current directory only absolute paths work, and the others say so when they are opened.
         directory: env::current_dir().unwrap_or_default(),
         root: nix::unistd::geteuid().is_root(),
+        pid: std::process::id(),
+        read: &|path| fs::read_to_string(path),
     };
     parse(env::args_os(), &surroundings)
 }
@@ -102,6 +111,9 @@ pub fn parse(
     };
     if matches!(command, CommandArgs::Version) {
         return Ok(Invocation::Print(format!("hsup {}", env!("CARGO_PKG_VERSION"))));
+    }
+    if let CommandArgs::Completions { shell } = &command {
+        return Ok(Invocation::Print(super::generate::completions(shell)));
     }
     let mut reader = Reader::new(surroundings.variables);
     let config = read(&mut reader, options, command, surroundings);
@@ -132,8 +144,7 @@ fn read(
     let native = native::read(reader, options.allow);
     let docker = docker::read(reader, options.stack_image, options.docker_entry, &surroundings.directory);
     let needs_source = needs_source(&command);
-    let source =
-        needs_source.then(|| source_choice::choose(reader, flags, &surroundings.directory)).flatten();
+    let source = needs_source.then(|| source_choice::choose(reader, flags, surroundings)).flatten();
     let whole_formation = reader.parsed(WHOLE_FORMATION, options.whole_formation, read_bool);
     let state_dir = read_state_dir(reader, options.state_dir, needs_state_dir(&command), surroundings);
     let stack_manifest = read_stack_manifest(reader, options.stack_manifest, surroundings);
@@ -166,6 +177,7 @@ fn read(
         stop_timeout: stop_timeout.unwrap_or(DEFAULT_STOP_TIMEOUT),
         rollout,
         listens,
+        given: GivenByManager::read(surroundings.variables, surroundings.pid),
         log,
         command,
     })
@@ -220,6 +232,8 @@ fn needs_source(command: &CommandArgs) -> bool {
         | CommandArgs::Rollback { .. }
         | CommandArgs::Logs { .. }
         | CommandArgs::Check { .. }
+        | CommandArgs::Completions { .. }
+        | CommandArgs::Man { .. }
         | CommandArgs::Doctor { .. } => false,
         CommandArgs::Stack { .. } | CommandArgs::Version => false,
     }

@@ -23,7 +23,7 @@ const BOOT_TIMEOUTS: [Duration; 2] = [Duration::from_millis(100), Duration::from
 /// So is what has to be healthy for longer.
 const MIN_HEALTHY_TIMES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
 
-/// The flags, as they were given.
+// The flags, as they were given.
 #[derive(clap::Args)]
 pub(super) struct RolloutFlags {
     /// How dynos of a type, or of all, show that they are ready: port, http=/PATH, command=CMD, log=TEXT, notify or

@@ -1,9 +1,12 @@
 //! Which source of releases is chosen, by flags, variables and what lies in the current directory. It opens no
 //! source: whether a chosen one can be read, the source itself will say.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Surroundings;
 use super::settings::{Given, Problem, Reader, Setting};
 use super::socket::UNNAMED_APP;
 use crate::model::AppName;
@@ -13,6 +16,9 @@ use crate::sources::heroku_api::{ApiUrl, Token};
 const PAYLOAD: &str = "HSUP_CONTROL_GOB";
 const PAYLOAD_FILE: &str = "HSUP_CONTROL_GOB_FILE";
 const TOKEN: &str = "HEROKU_ACCESS_TOKEN";
+/// The directory in which systemd has put the credentials of a unit.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+const TOKEN_CREDENTIAL: &str = "heroku-access-token";
 const CONTROL_DIR: Setting = Setting { flag: "--control-dir", variable: "HSUP_CONTROL_DIR" };
 const PROCFILE: Setting = Setting { flag: "--procfile", variable: "HSUP_PROCFILE" };
 
@@ -84,7 +90,12 @@ pub(super) struct SourceFlags {
 
 /// Chooses the source: one that a flag names; else a payload, the Heroku API, a control directory, a Procfile, in
 /// this order.
-pub(super) fn choose(reader: &mut Reader<'_>, flags: SourceFlags, directory: &Path) -> Option<SourceChoice> {
+pub(super) fn choose(
+    reader: &mut Reader<'_>,
+    flags: SourceFlags,
+    surroundings: &Surroundings<'_>,
+) -> Option<SourceChoice> {
+    let directory = surroundings.directory.as_path();
     if flags.control_dir.is_some() && flags.procfile.is_some() {
         let what = "both choose the source of releases: give only one of them";
         reader.problems.push(Problem::usage("--control-dir and --procfile", what));
@@ -110,16 +121,39 @@ pub(super) fn choose(reader: &mut Reader<'_>, flags: SourceFlags, directory: &Pa
         (None, None, (false, false)) => {
             let named = control_dir.or(procfile);
             let (url, stale) = (flags.heroku_api_url, flags.stale);
-            match (reader.variable(TOKEN).is_some(), flags.app) {
+            let problems = reader.problems.len();
+            let token = read_token(reader, surroundings);
+            if reader.problems.len() > problems {
+                return None;
+            }
+            match (token.is_some(), flags.app) {
                 (true, Some(app)) => {
-                    let token = reader.text_variable(TOKEN)?;
-                    let token = reader.keep(TOKEN, token.parse())?;
+                    let (name, token) = token?;
+                    let token = reader.keep(name, token.expose().parse())?;
                     Some(SourceChoice::HerokuApi { url, token, app, stale })
                 }
                 // that the name is wrong has been said
                 (true, None) if flags.app_named => None,
-                (token, _) => named.or_else(|| fall_back(reader, token, directory)),
+                (has_token, _) => named.or_else(|| fall_back(reader, has_token, directory)),
             }
+        }
+    }
+}
+
+/// The token, and what names it: the variable or, where that is unset, a credential of systemd's
+/// (`LoadCredential=heroku-access-token:PATH`, see systemd.exec(5)), which is in no environment.
+fn read_token(reader: &mut Reader<'_>, surroundings: &Surroundings<'_>) -> Option<(&'static str, Secret)> {
+    if let Some(token) = reader.text_variable(TOKEN) {
+        return Some((TOKEN, token.into()));
+    }
+    let path = PathBuf::from(reader.variable(CREDENTIALS)?).join(TOKEN_CREDENTIAL);
+    match (surroundings.read)(&path) {
+        Ok(token) => Some((TOKEN_CREDENTIAL, token.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            let what = format!("cannot read {}: {error}: see LoadCredential= of its unit", path.display());
+            reader.keep::<Infallible, _>(CREDENTIALS, Err(what));
+            None
         }
     }
 }
@@ -133,7 +167,7 @@ fn fall_back(reader: &mut Reader<'_>, token: bool, directory: &Path) -> Option<S
     let place = directory.display();
     reader.problems.push(Problem::source(if token {
         format!(
-            "no source of releases: HEROKU_ACCESS_TOKEN is set, but no app is named: name it with --app APP (there is \
+            "no source of releases: there is a HEROKU_ACCESS_TOKEN, but no app is named: name it with --app APP (there is \
              no Procfile in {place} either)"
         )
     } else {

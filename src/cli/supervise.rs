@@ -12,9 +12,10 @@ use hsup_drivers::{Stdio, ledger, sys};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::Signal;
 use nix::unistd::gethostname;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::Level;
 
 mod ending;
 mod holdings;
@@ -22,8 +23,9 @@ mod holdings;
 use super::driver::{driver, fork_zygote};
 use super::fatal::Fatal;
 use super::inherited::inherited_vars;
+use super::manager::{Manager, control_socket};
 use super::terminal::Terminal;
-use super::{CliCommand, Config, DriverKind, ExitCode, SocketChoice, SourceChoice, default_socket};
+use super::{CliCommand, Config, DriverKind, ExitCode, SourceChoice};
 use crate::control::{self, Api, ControlSocket};
 use crate::diagnostics::Ring;
 use crate::dyno::Policy;
@@ -37,9 +39,10 @@ use crate::sources::control_dir::ControlDir;
 use crate::sources::heroku_api::{Client, HerokuApi, Patience};
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
-use crate::sources::{GaveUp, LastGood, Link, ReleaseSource};
+use crate::sources::{GaveUp, LastGood, Link, ReleaseSource, Reread};
 use crate::stack::Stacks;
 use crate::stderr::Stderr;
+use crate::systemd::{self, Watched};
 use ending::{close_logs, exit_status, write_down};
 use holdings::{history_of, listeners};
 
@@ -58,8 +61,10 @@ pub fn supervise(config: Config) -> process::ExitCode {
         return Fatal::system("keep memory out of cores")(error).report();
     }
     sys::share_allocator();
-    // Before everything else: the guardian forks, which a process with threads cannot.
-    let guardian = Guardian::enter().map_err(Fatal::system("divide into guardian and supervisor"));
+    let (manager, relay) = Manager::open(&config.given);
+    // Before there is a thread: the guardian forks, which a process with threads cannot.
+    let guardian = Guardian::enter(relay, systemd::prefix(io::stderr(), Level::ERROR));
+    let guardian = guardian.map_err(Fatal::system("divide into guardian and supervisor"));
     let (guardian, signals) = match guardian {
         Ok(both) => both,
         Err(fatal) => return fatal.report(),
@@ -71,7 +76,7 @@ pub fn supervise(config: Config) -> process::ExitCode {
     let stderr = Stderr::new();
     let diagnostics =
         Diagnostics { ring: crate::log::init(&config.log, stderr.clone()), stderr: stderr.clone() };
-    let ended = run(&config, Arc::new(guardian), zygote, signals, diagnostics);
+    let ended = run(&config, &manager, Arc::new(guardian), zygote, signals, diagnostics);
     stderr.flush(DRAIN);
     match ended {
         Ok(code) => process::ExitCode::from(code),
@@ -97,6 +102,7 @@ impl Diagnostics {
 
 fn run(
     config: &Config,
+    manager: &Manager,
     guardian: Arc<Guardian>,
     zygote: Option<Zygote>,
     signals: guardian::Signals,
@@ -109,7 +115,7 @@ fn run(
         .enable_all()
         .build()
         .map_err(Fatal::system("start the runtime"))?;
-    let result = runtime.block_on(supervise_all(config, guardian, zygote, signals, diagnostics));
+    let result = runtime.block_on(supervise_all(config, manager, guardian, zygote, signals, diagnostics));
     // A read of the keyboard or a look-up of a host name may still be going on, and nobody waits for it.
     runtime.shutdown_background();
     result
@@ -118,6 +124,7 @@ fn run(
 /// Build, run, drain.
 async fn supervise_all(
     config: &Config,
+    manager: &Manager,
     guardian: Arc<Guardian>,
     zygote: Option<Zygote>,
     signals: guardian::Signals,
@@ -130,7 +137,7 @@ async fn supervise_all(
     if killed > 0 {
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
     }
-    let socket = bind_socket(config).await?;
+    let socket = control_socket(config).await?;
     let at_terminal = io::stdin().is_terminal();
     let mut obedience = Obedience { signals, guardian, diagnostics, at_terminal };
 
@@ -146,16 +153,18 @@ async fn supervise_all(
     let supervisor = Supervisor::new(settings, preparer, console, logs.clone(), notes);
 
     let (shutdown, shutdowns) = watch::channel(Shutdown::No);
-    let reread = Arc::new(Notify::new());
+    let reread = Reread::default();
     let mut tasks = JoinSet::new();
-    let live = supervisor.live();
-    let (formation, supervising) = supervisor.start(arrivals, shutdowns);
+    let (live, changes) = (supervisor.live(), supervisor.changes());
+    let (formation, supervising) = supervisor.start(arrivals, shutdowns.clone());
     let keeping = tokio::spawn(keeping);
     tasks.spawn(slim(live.clone()));
-    let link = Link { releases, live, reread: Arc::clone(&reread) };
+    let link = Link { releases, live: live.clone(), reread: reread.clone() };
     let given_up = follow(&mut tasks, source.releases, link);
-    let api = Api::new(formation, history, logs.clone());
+    let api = Api::new(formation.clone(), history, logs.clone());
     let (close_socket, served) = serve(&mut tasks, socket, api);
+    let watched = Watched { formation, changes, live, shutdown: shutdowns, reread: reread.clone() };
+    manager.begin(&mut tasks, watched, config);
 
     let outcome = tokio::select! {
         outcome = supervising => Ok(outcome),
@@ -164,6 +173,7 @@ async fn supervise_all(
         never = follow_window(terminal.as_ref()) => match never {},
     };
 
+    manager.stopping();
     if let Some(terminal) = terminal {
         terminal.close(DRAIN).await;
         let _held_on_to = timeout(DRAIN, shown).await;
@@ -236,8 +246,10 @@ fn follow(
 ) -> impl Future<Output = GaveUp> + use<> {
     let (give_up, given_up) = oneshot::channel();
     tasks.spawn(async move {
-        if let Err(gave_up) = source.follow(link).await {
-            let _nobody_is_left = give_up.send(gave_up);
+        let reread = link.reread.clone();
+        match source.follow(link).await {
+            Ok(()) => reread.end(),
+            Err(gave_up) => drop(give_up.send(gave_up)),
         }
     });
     async {
@@ -301,6 +313,7 @@ impl Source {
             | CliCommand::Logs(_)
             | CliCommand::Stack(_)
             | CliCommand::Check { .. }
+            | CliCommand::Man { .. }
             | CliCommand::Doctor { .. } => Action::Build,
         };
         let (one_shot, start_number) = (config.one_shot, config.start_number);
@@ -349,6 +362,7 @@ fn patience(config: &Config) -> Patience {
         | CliCommand::Logs(_)
         | CliCommand::Stack(_)
         | CliCommand::Check { .. }
+        | CliCommand::Man { .. }
         | CliCommand::Doctor { .. } => Patience::ForOne,
     }
 }
@@ -377,21 +391,6 @@ fn procfile_fatal(error: ProcfileError) -> Fatal {
 
 fn slugs(config: &Config, urls: Option<Arc<dyn SlugUrls>>) -> Slugs {
     Slugs::new(config.state_dir.join("slugs"), Limits::default(), urls)
-}
-
-/// Takes the control socket. A one-off dyno or a build has one only if it is asked for by name, so that neither
-/// is in the way of the hsup that runs the formation.
-async fn bind_socket(config: &Config) -> Result<Option<ControlSocket>, Fatal> {
-    let path = match (&config.control_socket, &config.command) {
-        (SocketChoice::Path(path), _) => path.clone(),
-        (SocketChoice::Default, CliCommand::Start { .. }) => {
-            default_socket(config.app.as_ref(), config.runtime_dir.as_deref())
-        }
-        (SocketChoice::Default | SocketChoice::None, _) => return Ok(None),
-    };
-    let socket = control::bind(&path).await.map_err(Fatal::socket)?;
-    tracing::info!("control socket: {}", path.display());
-    Ok(Some(socket))
 }
 
 /// Serves the control API until the first value is dropped; the second one then tells that it is closed.
@@ -430,7 +429,7 @@ struct Obedience {
 enum Never {}
 
 impl Obedience {
-    async fn obey(&mut self, shutdown: &watch::Sender<Shutdown>, reread: &Notify) -> Never {
+    async fn obey(&mut self, shutdown: &watch::Sender<Shutdown>, reread: &Reread) -> Never {
         loop {
             match self.signals.next().await {
                 Ok(Some(Signal::SIGTERM | Signal::SIGINT)) => escalate(shutdown),
@@ -439,7 +438,7 @@ impl Obedience {
                 Ok(Some(Signal::SIGHUP)) if self.at_terminal && !io::stdin().is_terminal() => {
                     escalate(shutdown)
                 }
-                Ok(Some(Signal::SIGHUP)) => reread.notify_one(),
+                Ok(Some(Signal::SIGHUP)) => drop(reread.ask()),
                 Ok(Some(Signal::SIGUSR1)) => self.diagnostics.dump(),
                 Ok(Some(_)) => {}
                 Ok(None) => return self.mourn(shutdown).await,

@@ -1,7 +1,7 @@
 //! The control API: HTTP/1.1 and JSON on a unix socket, for operators and for other programs of the host.
 //!
 //! It reaches the dynos through [`FormationHandle`](crate::formation::FormationHandle) only and owns none of
-//! their state. [`bind`] takes the socket, [`serve`] answers on it, [`Client`] is the other end.
+//! their state. [`bind`] and [`adopt`] take the socket, [`serve`] answers on it, [`Client`] is the other end.
 
 mod body;
 mod client;
@@ -18,4 +18,4 @@ pub use client::{Client, ClientError};
 pub use logs::LogsQuery;
 pub use routes::Api;
 pub use server::serve;
-pub use socket::{ControlSocket, SocketError, bind};
+pub use socket::{ControlSocket, SocketError, adopt, bind};

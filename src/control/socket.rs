@@ -13,6 +13,7 @@
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::{AcceptConn, SockType};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -94,6 +97,12 @@ pub enum SocketError {
         /// The directory of the socket.
         directory: PathBuf,
     },
+    /// What a service manager has handed over is something else.
+    #[error(
+        "the socket that the service manager has handed over is no unix stream socket that listens: write \
+         ListenStream=/run/hsup/APP.sock into its unit"
+    )]
+    NotListening,
     /// The system refused a step.
     #[error("cannot {operation} {} ({hint})", path.display())]
     Io {
@@ -130,19 +139,20 @@ fn is_denial(errno: i32) -> bool {
     [Errno::EACCES, Errno::EPERM, Errno::EROFS].contains(&Errno::from_raw(errno))
 }
 
-/// The control socket, bound and listening. Dropping it removes the socket file if that is still the one it
-/// made; a file that someone else has put in its place stays.
+/// The control socket, bound and listening.
 #[derive(Debug)]
 pub struct ControlSocket {
+    path: PathBuf,
+    // Before the listener, which is open until after this is dropped. So no other hsup takes the path between the
+    // look and the removal, and the kernel has not given the number of our inode to another file.
+    _file: Option<OwnFile>,
     listener: UnixListener,
-    place: Place,
-    made: FileId,
 }
 
 impl ControlSocket {
-    /// The path of the socket, as it was given.
+    /// The path of the socket: as it was given, or as whoever has bound it says. Empty for one that has none.
     pub fn path(&self) -> &Path {
-        &self.place.path
+        &self.path
     }
 
     pub(super) fn listener(&self) -> &UnixListener {
@@ -150,15 +160,21 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
+/// The file of a socket that hsup has made. Dropping it removes the file if that is still the one; a file that someone
+/// else has put in its place stays.
+#[derive(Debug)]
+struct OwnFile {
+    place: Place,
+    made: FileId,
+}
+
+impl Drop for OwnFile {
     fn drop(&mut self) {
-        // The listener is open until after this. So no other hsup takes the path between the look and the
-        // removal, and the kernel has not given the number of our inode to another file.
         if let Ok(Some(found)) = self.place.look()
             && FileId::of(&found) == self.made
             && let Err(error) = self.place.remove()
         {
-            tracing::warn!(path = %self.path().display(), %error, "the control socket could not be removed");
+            tracing::warn!(path = %self.place.path.display(), %error, "the control socket could not be removed");
         }
     }
 }
@@ -203,6 +219,22 @@ impl Place {
             result => result,
         }
     }
+}
+
+/// Takes a socket that a service manager has bound: it listens already, and its file is the manager's.
+///
+/// # Errors
+/// If it is not a unix stream socket that listens.
+pub fn adopt(descriptor: OwnedFd) -> Result<ControlSocket, SocketError> {
+    let is_stream = getsockopt(&descriptor, SockType) == Ok(nix::sys::socket::SockType::Stream);
+    let listens = getsockopt(&descriptor, AcceptConn) == Ok(true);
+    let listener = std::os::unix::net::UnixListener::from(descriptor);
+    let address =
+        listener.local_addr().ok().filter(|_| is_stream && listens).ok_or(SocketError::NotListening)?;
+    let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
+    let watched = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+    let listener = watched.map_err(|error| SocketError::io("listen at", &path, error))?;
+    Ok(ControlSocket { path, _file: None, listener })
 }
 
 /// Takes the path for this hsup: makes missing directories, takes over a stale socket or an empty file, and
@@ -319,13 +351,13 @@ fn listen(place: Place) -> Result<ControlSocket, SocketError> {
     let found = place.look().and_then(|found| found.ok_or(Errno::ENOENT));
     let found = found.map_err(|error| failed("look at", error.into()))?;
     // From here on a failure removes the file.
-    let socket = ControlSocket { listener, place, made: FileId::of(&found) };
+    let file = OwnFile { place, made: FileId::of(&found) };
     if Mode::from_bits_truncate(found.st_mode) != SOCKET_MODE {
-        let Place { directory, .. } = &socket.place;
-        fchmodat(directory, socket.place.name(), SOCKET_MODE, FchmodatFlags::NoFollowSymlink)
-            .map_err(|error| SocketError::io("set the mode of", socket.path(), error))?;
+        let Place { directory, path } = &file.place;
+        fchmodat(directory, file.place.name(), SOCKET_MODE, FchmodatFlags::NoFollowSymlink)
+            .map_err(|error| SocketError::io("set the mode of", path, error))?;
     }
-    Ok(socket)
+    Ok(ControlSocket { path: file.place.path.clone(), _file: Some(file), listener })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hsup_drivers::{BoxFuture, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Run, StartError};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
@@ -58,7 +58,7 @@ pub struct Dyno {
     /// How it shows that it is still well.
     pub liveness: Option<Check>,
     /// Is told whenever the state of the dyno has changed.
-    pub changes: Arc<Notify>,
+    pub changes: watch::Sender<()>,
     /// Where what it prints goes, and what is said of it.
     pub log: DynoLog,
 }
@@ -177,7 +177,7 @@ struct Executor {
     policy: Policy,
     readiness: Option<Check>,
     liveness: Option<Check>,
-    changes: Arc<Notify>,
+    changes: watch::Sender<()>,
     /// What runs the commands of checks.
     commands: CommandProbes,
     /// The check of the run, while it boots or is up.
@@ -244,7 +244,7 @@ impl Executor {
         let (before, after) = (visible(before), visible(self.state));
         if before != after {
             self.say(Level::INFO, &format!("State changed from {} to {}", before.word(), after.word()));
-            self.changes.notify_one();
+            self.changes.send_replace(());
         }
     }
 

@@ -49,7 +49,7 @@ impl Bench {
             policy: Policy { one_shot, ..Policy::default() },
             readiness: readiness.map(check),
             liveness: liveness.map(check),
-            changes: Arc::default(),
+            changes: watch::Sender::default(),
             log: Logs::for_tests().dyno(&"web.1".parse().unwrap(), Printing::Elsewhere),
         };
         let (handle, task) = dyno.start();

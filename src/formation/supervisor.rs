@@ -14,7 +14,7 @@ mod stop;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -52,7 +52,7 @@ pub struct Supervisor {
     /// The newest generation that there has been.
     generation: Generation,
     /// Executors tell here that the state of their dyno has changed.
-    changes: Arc<Notify>,
+    changes: watch::Sender<()>,
     /// When time alone will have changed something: a dyno has been up for long enough.
     look_at: Option<Instant>,
     /// Where others see which release is live.
@@ -96,7 +96,7 @@ impl Supervisor {
             live: None,
             fallback: None,
             generation: Generation::default(),
-            changes: Arc::default(),
+            changes: watch::Sender::default(),
             look_at: None,
             announced: watch::Sender::new(None),
             preparing: None,
@@ -116,6 +116,11 @@ impl Supervisor {
         self.announced.subscribe()
     }
 
+    /// Tells whenever the state of a dyno has changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// The handle for others, and what runs until everything has ended.
     pub fn start(
         self,
@@ -132,7 +137,7 @@ impl Supervisor {
         mut shutdown: watch::Receiver<Shutdown>,
         mut commands: mpsc::Receiver<Command>,
     ) -> Outcome {
-        let changes = Arc::clone(&self.changes);
+        let mut changes = self.changes.subscribe();
         loop {
             let look_at = self.look_at.unwrap_or_else(Instant::now);
             let event = tokio::select! {
@@ -142,7 +147,7 @@ impl Supervisor {
                 prepared = Preparing::next(&mut self.preparing) => Event::Prepared(prepared),
                 release = next_release(&mut releases), if self.takes_releases() => Event::Release(release),
                 Some(command) = commands.recv() => Event::Command(command),
-                () = changes.notified(), if self.is_rolling_out() => Event::Changed,
+                Ok(()) = changes.changed(), if self.is_rolling_out() => Event::Changed,
                 () = sleep_until(look_at), if self.look_at.is_some() => Event::Changed,
             };
             self.handle(event);

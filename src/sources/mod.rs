@@ -8,9 +8,11 @@ pub mod payload;
 pub mod procfile;
 mod publish;
 mod release_source;
+mod reread;
 
 pub use last_good::LastGood;
 pub use release_source::{GaveUp, Link, ReleaseSender, ReleaseSource};
+pub use reread::{Reread, Wish};
 
 use publish::publish;
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use hsup_drivers::BoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+use super::Reread;
 use crate::model::Release;
 
 /// Where a source publishes: whoever reads sees the newest release; one that was overtaken is never seen.
@@ -18,7 +19,7 @@ pub struct Link {
     /// The release that is live: one that has been prepared and whose dynos run.
     pub live: watch::Receiver<Option<Arc<Release>>>,
     /// Asks for a look right now (SIGHUP).
-    pub reread: Arc<Notify>,
+    pub reread: Reread,
 }
 
 /// A source has no release and will have none.
@@ -42,6 +43,6 @@ pub trait ReleaseSource: Send {
 
 #[cfg(test)]
 /// A link at whose other end nobody is.
-pub(super) fn link(releases: ReleaseSender, reread: &Arc<Notify>) -> Link {
-    Link { releases, live: watch::Sender::new(None).subscribe(), reread: Arc::clone(reread) }
+pub(super) fn link(releases: ReleaseSender, reread: &Reread) -> Link {
+    Link { releases, live: watch::Sender::new(None).subscribe(), reread: reread.clone() }
 }

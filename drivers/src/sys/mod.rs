@@ -14,9 +14,9 @@ pub use file::{attach_loop_device, extended_attribute, free_loop_device};
 pub use inherited::reset_scheduling;
 pub use namespace::{Cloned, attach_mount, clone_mount, clone_sibling, idmap_mount, restrict_mounts};
 pub use process::{
-    default_sigchld, forget_code, fork_alone, join_new_session_keyring, limit_open_files, pidfd_open,
-    pidfd_signal, release_free_memory, reset_signals, seal_inherited_descriptors, set_window_size,
-    share_allocator, take_terminal, watch, window_size,
+    default_sigchld, duplicate, forget_code, fork_alone, join_new_session_keyring, limit_open_files,
+    pidfd_open, pidfd_signal, release_free_memory, reset_signals, seal_inherited_descriptors,
+    set_window_size, share_allocator, take_terminal, watch, window_size,
 };
 pub use sharing::{Sleeper, start_sharing};
 pub use socket::{Descriptors, interface_index, receive_descriptors, set_netlink_option};

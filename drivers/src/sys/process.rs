@@ -161,6 +161,20 @@ pub fn seal_inherited_descriptors() -> io::Result<()> {
     Ok(())
 }
 
+/// A descriptor of our own for what a number stands for: that of a descriptor which this process was started with.
+///
+/// # Errors
+/// `EBADF` if there is none of that number.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers; what the number stands for stays as it is.
+    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Sets the soft limit of open files of a process, the hard one staying as it is.
 ///
 /// # Errors

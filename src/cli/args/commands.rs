@@ -122,6 +122,18 @@ pub(in crate::cli) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// Show the completions of a shell, as in: source <(hsup completions bash)
+    Completions {
+        /// The shell
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+    /// Write the man pages into a directory, as in: hsup man ~/.local/share/man/man1
+    Man {
+        /// The directory
+        #[arg(value_name = "DIR")]
+        dir: OsString,
+    },
     /// Show the version
     Version,
 }

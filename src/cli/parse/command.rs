@@ -65,7 +65,8 @@ pub(super) fn read_command(
         CommandArgs::Stack { command } => {
             read_stack_command(reader, command, has_manifest, surroundings).map(CliCommand::Stack)
         }
-        CommandArgs::Version => None,
+        CommandArgs::Man { dir } => reader.keep("man", not_empty(&dir)).map(|dir| CliCommand::Man { dir }),
+        CommandArgs::Completions { .. } | CommandArgs::Version => None,
     }
 }
 

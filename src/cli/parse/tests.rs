@@ -48,7 +48,9 @@ impl Case {
             found.map(|(_, value)| OsString::from(value))
         };
         let directory = self.directory.path().to_owned();
-        let surroundings = Surroundings { variables: &variables, directory, root: self.root };
+        let read = |path: &Path| fs::read_to_string(path);
+        let surroundings =
+            Surroundings { variables: &variables, directory, root: self.root, pid: 42, read: &read };
         parse(["hsup"].iter().chain(line).map(OsString::from), &surroundings)
     }
 
@@ -99,6 +101,7 @@ fn everything_has_its_default() {
         stop_timeout: Duration::from_secs(30),
         rollout: RolloutSettings::default(),
         listens: Vec::new(),
+        given: GivenByManager::default(),
         log: LogConfig::default(),
         command: CliCommand::Start { quantities: Quantities::OfRelease },
     };
@@ -469,6 +472,40 @@ fn the_docker_engine_is_named_as_docker_names_it() {
         let error = Case::app().with(variable, value).parse(&["start"]).unwrap_err();
         assert!(error.to_string().starts_with(&format!("{variable}: ")), "{error}");
     }
+}
+
+#[test]
+fn a_token_may_be_a_credential_that_systemd_has_put_into_a_file() {
+    let case = Case::empty().with("HSUP_APP", "shop");
+    let credentials = case.path("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let case = case.with("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
+    let token = |case: &Case| match case.config(&["start"]).source {
+        Some(SourceChoice::HerokuApi { token, .. }) => token,
+        other => panic!("{other:?}"),
+    };
+    // none there is as if there were no directory
+    assert!(
+        case.parse(&["start"])
+            .unwrap_err()
+            .to_string()
+            .starts_with("no source of releases: there is no Proc")
+    );
+    let file = credentials.join("heroku-access-token");
+    fs::write(&file, "of-the-file\n").unwrap();
+    assert!(token(&case) == "of-the-file".parse().unwrap());
+    let case = case.with("HEROKU_ACCESS_TOKEN", "of-the-variable");
+    assert!(token(&case) == "of-the-variable".parse().unwrap());
+    let case = case.with("HEROKU_ACCESS_TOKEN", "");
+    assert!(token(&case) == "of-the-file".parse().unwrap());
+    fs::write(&file, "two words").unwrap();
+    let bad = "heroku-access-token: the value (not shown) is not a token: it holds blanks or characters that no token has";
+    case.refuses(&["start"], ExitCode::Usage, &[bad]);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let said = case.parse(&["start"]).unwrap_err();
+    assert_eq!(said.exit_code(), ExitCode::Usage);
+    assert!(said.to_string().starts_with("CREDENTIALS_DIRECTORY: cannot read "), "{said}");
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Supervisor {
             policy: Policy { one_shot, ..self.settings.policy },
             readiness,
             liveness,
-            changes: Arc::clone(&self.changes),
+            changes: self.changes.clone(),
             log,
         };
         let (handle, task) = dyno.start();

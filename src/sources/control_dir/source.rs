@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hsup_drivers::BoxFuture;
-use tokio::sync::Notify;
 
 use super::error::ControlDirError;
 use super::files;
@@ -16,7 +15,7 @@ use super::judge::{Judge, Outcome};
 use super::watch::{Bell, DirWatch};
 use crate::blocking::blocking;
 use crate::model::AppName;
-use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, publish};
+use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, Reread, publish};
 
 /// A directory into which an operator writes releases.
 ///
@@ -55,7 +54,7 @@ impl ControlDir {
         Ok(Self { judge: Judge::new(dir, app), poll_interval })
     }
 
-    async fn run(self, releases: ReleaseSender, reread: Arc<Notify>) -> Infallible {
+    async fn run(self, releases: ReleaseSender, reread: Reread) -> Infallible {
         let Self { mut judge, poll_interval } = self;
         let bell = Arc::new(Bell::default());
         let mut watch = DirWatch::new(judge.dir(), Arc::clone(&bell));
@@ -67,8 +66,7 @@ impl ControlDir {
         .await;
         let mut cold = Some(loaded);
         loop {
-            // made before the look, so that a request during it is not missed
-            let asked = reread.notified();
+            let asked = reread.newest();
             let closed = bell.take_closed();
             let outcome;
             (state, outcome) = blocking(move |_| {
@@ -85,9 +83,10 @@ impl ControlDir {
                 let _ = act(loaded, &releases, poll_interval);
             }
             let wait = act(outcome, &releases, poll_interval);
+            reread.looked(asked);
             tokio::select! {
                 () = bell.heard() => {}
-                () = asked => {}
+                _ = reread.newer_than(asked) => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

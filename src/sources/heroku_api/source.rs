@@ -77,8 +77,7 @@ impl HerokuApi {
 
     async fn poll(mut self, link: Link) -> Result<(), GaveUp> {
         loop {
-            // made before the look, so that a request during it is not missed
-            let asked = link.reread.notified();
+            let asked = link.reread.newest();
             let wait = match self.looker.look().await {
                 Ok(found) => {
                     self.recovered();
@@ -87,8 +86,9 @@ impl HerokuApi {
                 }
                 Err(error) => self.fail(error, &link).await?,
             };
+            link.reread.looked(asked);
             tokio::select! {
-                () = asked => {}
+                _ = link.reread.newer_than(asked) => {}
                 () = sleep(wait) => {}
             }
         }

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
 
 use nix::sys::stat::Mode;
 use proptest::prelude::*;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::*;
 use crate::sources::link;
@@ -82,7 +81,7 @@ fn only_a_regular_file_is_a_payload_file() {
 async fn the_source_publishes_and_returns() {
     let (releases, seen) = watch::channel(None);
     let source = Box::new(PayloadSource::new(golden().release));
-    assert!(source.follow(link(releases, &Arc::new(Notify::new()))).await.is_ok());
+    assert!(source.follow(link(releases, &crate::sources::Reread::default())).await.is_ok());
     assert_eq!(seen.borrow().as_deref(), Some(&golden().release));
 }
 

@@ -4,16 +4,14 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use hsup_drivers::BoxFuture;
-use tokio::sync::Notify;
 
 use super::error::ProcfileError;
 use super::{dotenv, lines};
 use crate::blocking::blocking;
 use crate::model::{AppName, ConfigVars, Formation, Release, ReleaseVersion};
-use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, publish};
+use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, Reread, publish};
 
 /// A Procfile and the `.env` beside it, which may be missing.
 ///
@@ -57,13 +55,13 @@ impl Procfile {
         &self.release
     }
 
-    async fn run(self, releases: ReleaseSender, reread: Arc<Notify>) -> Infallible {
+    async fn run(self, releases: ReleaseSender, reread: Reread) -> Infallible {
         let Self { files, mut release } = self;
+        let mut asked = reread.newest();
         loop {
-            // made before publishing, so that a request right after it is not missed
-            let asked = reread.notified();
             publish(&releases, release.clone());
-            asked.await;
+            reread.looked(asked);
+            asked = reread.newer_than(asked).await;
             let files = files.clone();
             match blocking(move |_| files.read()).await {
                 Ok((formation, config)) if formation != release.formation || config != release.config => {
@@ -162,15 +160,15 @@ mod tests {
         fs::write(&procfile, "web: x").unwrap();
         let source = open(dir.path()).unwrap();
         let (releases, mut seen) = watch::channel(None);
-        let reread = Arc::new(Notify::new());
+        let reread = Reread::default();
         let run = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
         tokio::time::timeout(Duration::from_secs(20), seen.changed()).await.unwrap().unwrap();
         assert_eq!(seen.borrow_and_update().as_ref().unwrap().version.0, 1);
         // neither wrong nor unchanged files are published: the change after them is version 2
         for text in ["bad", "web: x", "web: y"] {
             fs::write(&procfile, text).unwrap();
-            reread.notify_one();
-            tokio::task::yield_now().await;
+            let wish = reread.ask();
+            tokio::time::timeout(Duration::from_secs(20), reread.fulfilled(wish)).await.unwrap();
         }
         tokio::time::timeout(Duration::from_secs(20), seen.changed()).await.unwrap().unwrap();
         let release = seen.borrow_and_update().clone().unwrap();

@@ -15,7 +15,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 struct Running {
     dir: TempDir,
     seen: watch::Receiver<Option<Arc<Release>>>,
-    reread: Arc<Notify>,
+    reread: Reread,
     task: tokio::task::JoinHandle<Result<(), GaveUp>>,
 }
 
@@ -30,7 +30,7 @@ impl Running {
         let source =
             ControlDir::open(dir.path().to_owned(), "myapp".parse().unwrap(), poll_interval).unwrap();
         let (releases, seen) = watch::channel(None);
-        let reread = Arc::new(Notify::new());
+        let reread = Reread::default();
         let task = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
         Self { dir, seen, reread, task }
     }
@@ -56,7 +56,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 /// Waits until a file of a dir is there, by inotify as well.
 async fn appears(path: &Path) {
-    let bell = Arc::new(Notify::new());
+    let bell = Arc::new(tokio::sync::Notify::new());
     let ring = Arc::clone(&bell);
     let mut watcher = notify::recommended_watcher(move |_| ring.notify_one()).unwrap();
     notify::Watcher::watch(&mut watcher, path.parent().unwrap(), notify::RecursiveMode::NonRecursive)
@@ -124,7 +124,7 @@ async fn a_dir_that_comes_back_is_watched_again() {
     fs::create_dir(&dir).unwrap();
     let source = ControlDir::open(dir.clone(), "myapp".parse().unwrap(), NEVER).unwrap();
     let (releases, seen) = watch::channel(None);
-    let reread = Arc::new(Notify::new());
+    let reread = Reread::default();
     let task = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
     let mut running = Running { dir: root, seen, reread, task };
     rename_in(&dir, "{\"Version\":1}");
@@ -132,7 +132,7 @@ async fn a_dir_that_comes_back_is_watched_again() {
     fs::remove_dir_all(&dir).unwrap();
     fs::create_dir(&dir).unwrap();
     rename_in(&dir, "{\"Version\":2}");
-    running.reread.notify_one();
+    running.reread.ask();
     assert_eq!(running.next().await, 2);
     rename_in(&dir, "{\"Version\":3}");
     assert_eq!(running.next().await, 3);
