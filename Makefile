@@ -5,6 +5,7 @@
 # make ftest driver=simple|abspath|docker|native         the functional tests with one driver, in a privileged container
 # make ftest-local driver=simple|abspath|docker|native   the same on this host, without a container
 # make stack   makes the root file systems of the tests, which takes root, and the network once
+# make venv    installs the Python programs of the tests below target/, which takes the network once
 # make engine  unpacks Debian's Docker Engine beside them, for tests where DOCKER_HOST names none
 # make install DESTDIR= PREFIX=/usr/local hsup=target/release/hsup    the program, its units, man pages and completions
 # make deb     the same as a Debian package, below target/
@@ -13,17 +14,19 @@
 driver ?= simple
 CARGO ?= cargo
 packages = bash bsdutils coreutils debootstrap e2fsprogs gcc gzip iproute2 libc6-dev libdevmapper1.02.1 mount nftables \
-    openssl procps python3 runc squashfs-tools systemd tar util-linux wrk
+    openssl procps python3 python3-venv runc squashfs-tools systemd tar util-linux wrk
 # What the tests' dynos run, beside what every Debian has.
 stack_packages = iproute2,procps,python3
 stack_mirror ?= http://deb.debian.org/debian
 stack = target/stack/bookworm
 # What the container has in which the functional tests run.
-host_packages = bash,bsdutils,ca-certificates,e2fsprogs,gzip,iproute2,libdevmapper1.02.1,mount,nftables,openssl,procps,python3,runc,squashfs-tools,util-linux
+host_packages = bash,bsdutils,ca-certificates,e2fsprogs,gzip,iproute2,libdevmapper1.02.1,mount,nftables,openssl,procps,python3,runc,squashfs-tools,util-linux,wrk
 host = target/stack/host
 # Debian's, unpacked and not installed: an installed one would be started, and change the host's packet filter.
 engine_packages = containerd docker-registry docker.io
 engine = target/engine
+# Programs in Python that the tests need, and a file that says that all of them are there.
+venv = target/venv/complete
 
 # The tests as programs that run in a container, whatever the C library of this host is.
 target_triple = $(shell rustc -vV | sed -n 's/^host: //p')
@@ -33,13 +36,13 @@ static_tests = RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) test --profile
 # A command with an engine: the one that DOCKER_HOST names, else one of its own, which ends with the command.
 with_engine = $(if $(DOCKER_HOST),,FTEST_STACK=$(CURDIR)/$(stack) target/debug/engine)
 # The functional tests that are about the docker driver, or hold for it as for every other.
-docker_tests = control_api daemons death docker_dynos docker_engine docker_images drain formation logs_command run slugs stop \
+docker_tests = control_api daemons death docker_dynos docker_engine docker_images drain events formation logs_command run slugs stop \
     terminal
 
 drivers = simple abspath docker native
 
 .PHONY: run build release static static-ftest image test setup lint doc unit ftest ftest-local $(drivers:%=ftest-%) \
-    $(drivers:%=ftest-local-%) stack engine install deb clean
+    $(drivers:%=ftest-local-%) stack engine venv install deb clean
 
 run: build
 	@command -v python3 >/dev/null || { echo "the example app needs python3: apt-get install python3"; exit 1; }
@@ -82,6 +85,8 @@ ftest-local: ftest-local-$(driver)
 
 # The package is installed in a root of its own.
 ftest-local-simple ftest-local-native: stack
+
+ftest-local-simple: venv
 
 ftest-local-simple ftest-local-abspath ftest-local-native: ftest-local-%: build
 	FTEST_DRIVER=$* FTEST_REQUIRE=1 $(CARGO) test --package hsup-ftest --locked
@@ -127,6 +132,15 @@ $(stack) $(host):
 	rm -rf $@.new/var/cache/apt/archives/*.deb $@.new/var/lib/apt/lists/*
 	mkdir -p $@.new/app
 	mv $@.new $@
+
+venv: $(venv)
+
+# Made anew when what it is to hold has changed; like the others it is whole or not there.
+$(venv): ftest/requirements.txt
+	rm -rf $(dir $@)
+	python3 -m venv $(dir $@)
+	$(dir $@)bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 engine: $(engine)
 

@@ -12,6 +12,7 @@
 //! source --Release--> supervisor --plan--> executor (one task a dyno) --DynoSpec--> driver --> processes
 //!                        |                     |  facts carry a RunId
 //!   control API <--handle+                     +--> what dynos print: console, tail buffer, drains, files
+//!        ^-------- events, told by each of these
 //! ```
 //! State is owned, by one task each, and reached by messages: [`formation::Supervisor`] owns the formation, an
 //! executor ([`dyno::Dyno::start`]) owns a dyno, a run ([`hsup_drivers::Run`]) owns processes. What has to be
@@ -25,7 +26,8 @@
 //!
 //! # Map
 //! `main -> cli -> formation -> dyno -> drivers`; [`sources`], [`control`] and [`logs`] reach the formation by
-//! its handle or by channels only; [`slug`] and [`stack`] turn locations into directories, by [`archive`]; [`model`] is everybody's.
+//! its handle or by channels only; [`slug`] and [`stack`] turn locations into directories, by [`archive`];
+//! [`events`] hears of all that happens; [`model`] is everybody's.
 
 pub mod archive;
 mod blocking;
@@ -34,6 +36,7 @@ pub mod control;
 pub mod diagnostics;
 mod durable;
 pub mod dyno;
+pub mod events;
 pub mod formation;
 pub mod history;
 mod http;
@@ -47,5 +50,6 @@ pub mod sources;
 pub mod stack;
 pub mod stderr;
 pub mod systemd;
+pub mod users;
 
 pub use hsup_drivers::explain;

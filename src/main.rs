@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             CliCommand::Start { .. } | CliCommand::Run { .. } | CliCommand::Build => cli::supervise(*config),
             CliCommand::Client { request, json } => cli::ask(&config, request, *json),
             CliCommand::Logs(query) => cli::logs(&config, query),
+            CliCommand::Events { query, json } => cli::events(&config, query, *json),
             CliCommand::Check { file } => cli::check(&config, file),
             CliCommand::Doctor { fix, json } => cli::doctor(&config, *fix, *json),
             CliCommand::Stack(command) => cli::stack(&config, command),

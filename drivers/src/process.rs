@@ -1,6 +1,6 @@
 //! What the kernel tells of processes. Read only; a process that goes away meanwhile is simply not there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -132,20 +132,46 @@ pub struct Usage {
     pub cpu: Duration,
 }
 
-/// What a run of a dyno uses at the moment, by its main process: that and everything below it or, where it has an
-/// init of its own, below that.
-pub fn usage(pid: u32) -> Option<Usage> {
-    let is_ours = |parent: &u32| stat(*parent).is_some_and(|parent| parent.parent == std::process::id());
-    let pid = stat(pid).map(|main| main.parent).filter(is_ours).unwrap_or(pid);
+/// What runs of dynos use at the moment, by their main processes: each that and everything below it or, where it has an
+/// init of its own, below that. Every process of the system is looked at once, however many dynos there are.
+pub fn usages(mains: &[u32]) -> HashMap<u32, Usage> {
+    let Some((page_bytes, ticks_a_second)) = units() else { return HashMap::new() };
+    let every = all().unwrap_or_default();
+    let stats: HashMap<u32, Stat> = every.into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for (pid, stat) in &stats {
+        children.entry(stat.parent).or_default().push(*pid);
+    }
+    let is_ours = |parent: &u32| stats.get(parent).is_some_and(|parent| parent.parent == std::process::id());
+    let usage = |main: u32| {
+        let init = stats.get(&main).map(|main| main.parent).filter(is_ours);
+        let (mut usage, mut ticks, mut queue) = (Usage::default(), 0, vec![init.unwrap_or(main)]);
+        // Not everything is seen at the same moment, and a pid may be another process's by then.
+        let mut counted = HashSet::new();
+        while let Some(pid) = queue.pop().filter(|pid| counted.insert(*pid)) {
+            let stat = stats.get(&pid)?;
+            usage.memory_bytes += stat.resident_pages * page_bytes;
+            ticks += stat.cpu_ticks;
+            queue.extend(children.get(&pid).into_iter().flatten());
+        }
+        usage.cpu = Duration::from_millis(ticks * 1000 / ticks_a_second);
+        Some(usage)
+    };
+    mains.iter().filter_map(|main| Some((*main, usage(*main)?))).collect()
+}
+
+/// What a process uses by itself.
+pub fn usage_alone(pid: u32) -> Option<Usage> {
+    let ((page_bytes, ticks_a_second), stat) = (units()?, stat(pid)?);
+    let cpu = Duration::from_millis(stat.cpu_ticks * 1000 / ticks_a_second);
+    Some(Usage { memory_bytes: stat.resident_pages * page_bytes, cpu })
+}
+
+/// The bytes of a page, and how many clock ticks there are in a second.
+fn units() -> Option<(u64, u64)> {
     use nix::unistd::{SysconfVar, sysconf};
     let unit = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
-    let (page_bytes, ticks_a_second) = (unit(SysconfVar::PAGE_SIZE)?, unit(SysconfVar::CLK_TCK)?);
-    let stats: Vec<Stat> = with_descendants([pid]).into_iter().filter_map(stat).collect();
-    let ticks: u64 = stats.iter().map(|stat| stat.cpu_ticks).sum();
-    (!stats.is_empty()).then(|| Usage {
-        memory_bytes: stats.iter().map(|stat| stat.resident_pages).sum::<u64>() * page_bytes,
-        cpu: Duration::from_millis(ticks * 1000 / ticks_a_second),
-    })
+    Some((unit(SysconfVar::PAGE_SIZE)?, unit(SysconfVar::CLK_TCK)?))
 }
 
 #[cfg(test)]
@@ -166,7 +192,8 @@ mod tests {
         let me = std::process::id();
         assert!(is_alive(me));
         assert!(inner_pid(me).is_some());
-        assert!(usage(me).is_some_and(|usage| usage.memory_bytes > 0));
+        let usages = usages(&[me, 0]);
+        assert!(usages.get(&me).is_some_and(|usage| usage.memory_bytes > 0) && usages.len() == 1);
         assert!(!is_alive(0));
         assert!(children(0).is_empty());
     }

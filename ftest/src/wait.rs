@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long to wait for anything that is to happen: far longer than it takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for anything that is to happen: far longer than it takes where builds go on beside.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at. This is not a sleep that a test relies on: it only yields.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -161,7 +161,7 @@ fn a_dyno_that_takes_too_much_memory_is_killed_and_that_is_told_from_other_ends(
     let hsup = limited(&room, "memory=48MiB,swap=0", line);
     hsup.wait_line("web.1: Error R15 (Memory quota vastly exceeded)");
     let exit = hsup.wait_dyno("web.1", "has ended", |dyno| !dyno["LastExit"].is_null());
-    assert_eq!(exit["LastExit"]["OutOfMemory"], true, "{exit}");
+    assert_eq!(exit["LastExit"]["Reason"], "out-of-memory", "{exit}");
     hsup.stop();
     let ended = room.hsup(["run", "kill -9 $$"]).end();
     assert_eq!(ended.code, 128 + 9, "{ended:?}");

@@ -166,7 +166,9 @@ fn a_new_release_is_started_beside_a_stubborn_old_one_only_if_it_has_a_network_o
     let room = Room::new();
     let app = room.app().process("web", STUBBORN, 1);
     room.release(&app);
-    let hsup = room.hsup(["--stop-timeout", "700ms", "start"]).up();
+    // longer than a container takes to start on a busy machine
+    let timeout = if isolated_network() { "6s" } else { "700ms" };
+    let hsup = room.hsup(["--stop-timeout", timeout, "start"]).up();
     hsup.wait_line("web.1 | ready");
     let old = hsup.dyno_pid("web.1");
     room.release(&app.version(2).env("NEW", "1"));

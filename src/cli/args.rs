@@ -112,6 +112,15 @@ pub(super) struct Options {
     #[arg(short = 's', long, value_name = "PATH")]
     pub control_socket: Option<OsString>,
 
+    /// The group, by name or number, whose members may do everything over the control socket [env:
+    /// HSUP_CONTROL_GROUP] [default: that of the socket's file, which is hsup's own]
+    #[arg(long, value_name = "GROUP")]
+    pub control_group: Option<String>,
+
+    /// The group whose members may look (ps, logs, ...) and change nothing [env: HSUP_READ_GROUP] [default: none]
+    #[arg(long, value_name = "GROUP")]
+    pub read_group: Option<String>,
+
     /// Leave dynos that exit stopped, and end when all have exited [env: HSUP_ONESHOT]
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
@@ -257,6 +266,8 @@ impl Options {
             app: self.app.or(others.app),
             dynodriver: self.dynodriver.or(others.dynodriver),
             control_socket: self.control_socket.or(others.control_socket),
+            control_group: self.control_group.or(others.control_group),
+            read_group: self.read_group.or(others.read_group),
             oneshot: self.oneshot.or(others.oneshot),
             start_number: self.start_number.or(others.start_number),
             logplex_url: others.logplex_url.into_iter().chain(self.logplex_url).collect(),

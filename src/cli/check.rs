@@ -32,7 +32,7 @@ pub fn check(config: &Config, file: &Path) -> process::ExitCode {
 }
 
 /// One byte more than is allowed is enough to refuse a file.
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     if file == Path::new("-") {

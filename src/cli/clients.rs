@@ -1,27 +1,48 @@
 //! The commands that are clients of the control API of a running hsup: `ps`, `stop`, `restart` and others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use super::check;
 use super::explain::explain;
 use super::fatal::Fatal;
+use super::plan::plan;
 use super::{ClientRequest, Config, DynoTargets, ExitCode, find_running, ps_table};
 use crate::control::wire::{
-    ReleasesResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest,
-    StatusResponse, StopRequest, StopResponse, Version,
+    ConfigResponse, ConfigValues, LiveResponse, PlanResponse, ReleasesResponse, RestartRequest,
+    RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest, StatusResponse, StopRequest,
+    StopResponse, Version,
 };
 use crate::control::{Client, ClientError};
-use crate::model::{ScaleChange, Target};
+use crate::model::{AppName, ScaleChange, Target};
+use crate::sources::control_file;
+
+/// How often `ps --watch` looks: what people can follow.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Puts the cursor of a terminal into its corner, and clears what is below it.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// What the API answers to one whose role does not allow what is asked.
+const FORBIDDEN: u16 = 403;
 
 /// Asks a running hsup, and prints what it answers.
 pub fn ask(config: &Config, request: &ClientRequest, json: bool) -> process::ExitCode {
     talk(config, async |client| match request {
-        ClientRequest::Ps => {
+        ClientRequest::Ps { watch: false } => {
             let status: StatusResponse = client.get_json("/status").await?;
             Ok(if json { to_json(&status) } else { ps_table::table(&status, SystemTime::now()) })
         }
+        ClientRequest::Ps { watch: true } => watch(&client, json).await,
+        ClientRequest::Plan(file) => {
+            let file = read_control_file(config, file)?;
+            let response: PlanResponse = client.post("/plan", file).await?;
+            Ok(if json { to_json(&response) } else { plan(&response) })
+        }
+        ClientRequest::Config { show } => config_vars(&client, *show, json).await,
         ClientRequest::Explain(name) => {
             let status: StatusResponse = client.get_json("/status").await?;
             let Some(dyno) = status.dynos.iter().find(|dyno| dyno.name == *name) else {
@@ -45,6 +66,63 @@ pub fn ask(config: &Config, request: &ClientRequest, json: bool) -> process::Exi
             Ok(if json { to_json(&response) } else { text })
         }
     })
+}
+
+/// A control file that is valid, as it stands there: what is wrong with it is said as by `check`.
+fn read_control_file(config: &Config, file: &Path) -> Result<Vec<u8>, Fatal> {
+    let name = file.display();
+    let bytes = check::read(file);
+    let bytes = bytes.map_err(|error| Fatal::unreadable(format!("failed to read {name}: {error}")))?;
+    let app = config.app.clone().unwrap_or_else(AppName::unnamed);
+    let parsed = control_file::parse(&bytes, &app).map_err(Fatal::invalid)?;
+    for warning in parsed.warnings {
+        let _nobody_listens = writeln!(io::stderr(), "{name}: warning: {warning}");
+    }
+    Ok(bytes)
+}
+
+/// The config vars, a line each.
+async fn config_vars(client: &Client, show: bool, json: bool) -> Result<String, Fatal> {
+    if !show {
+        let config: ConfigResponse = client.get_json("/config").await?;
+        return Ok(if json { to_json(&config) } else { config.names.join("\n") });
+    }
+    let live: LiveResponse = client.get_json("/release").await?;
+    let parsed = control_file::parse(live.release.get().as_bytes(), &AppName::unnamed());
+    let release = parsed.map_err(Fatal::invalid)?.release;
+    let vars = release.config.iter();
+    let config = vars.map(|(name, value)| (name.as_str().to_owned(), value.clone())).collect();
+    let values = ConfigValues { release: Version(release.version), config };
+    if json {
+        return Ok(to_json(&values));
+    }
+    let lines = values.config.iter().map(|(name, value)| format!("{name}={value}"));
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Shows the dynos until nobody looks any more: at a terminal each second, on a pipe whenever something has changed
+/// beside the time that passes.
+async fn watch(client: &Client, json: bool) -> Result<String, Fatal> {
+    let at_terminal = io::stdout().is_terminal();
+    let mut shown = None;
+    loop {
+        let status: StatusResponse = client.get_json("/status").await?;
+        let text = match json {
+            true => serde_json::to_string(&status).expect("the API's types are plain data") + "\n",
+            false => ps_table::table(&status, SystemTime::now()),
+        };
+        let settled = ps_table::without_passing_time(status);
+        if at_terminal || shown.as_ref() != Some(&settled) {
+            let screen = if at_terminal && !json { CLEAR } else { "" };
+            let mut out = io::stdout().lock();
+            let written = out.write_all(format!("{screen}{text}").as_bytes()).and_then(|()| out.flush());
+            if written.is_err() {
+                return Ok(String::new());
+            }
+        }
+        shown = Some(settled);
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
 }
 
 /// Stops dynos, and returns when all their processes are gone.
@@ -132,7 +210,19 @@ fn unknown_target(target: &Target, types: &BTreeSet<String>) -> Fatal {
 /// The API said no, or nothing.
 impl From<ClientError> for Fatal {
     fn from(error: ClientError) -> Self {
-        Self::new(ExitCode::NotRunning, &error)
+        let code = match &error {
+            ClientError::PermissionDenied { .. } | ClientError::Refused { status: FORBIDDEN, .. } => {
+                ExitCode::NotPermitted
+            }
+            ClientError::NoSocket { .. }
+            | ClientError::Stale { .. }
+            | ClientError::Connect { .. }
+            | ClientError::Silent { .. }
+            | ClientError::Broken { .. }
+            | ClientError::Refused { .. }
+            | ClientError::Unexpected { .. } => ExitCode::NotRunning,
+        };
+        Self::new(code, &error)
     }
 }
 
@@ -144,7 +234,9 @@ fn to_json(value: &impl serde::Serialize) -> String {
 fn talk(config: &Config, talk: impl AsyncFnOnce(Client) -> Result<String, Fatal>) -> process::ExitCode {
     talk_to(config, async |client| {
         let text = talk(client).await?;
-        let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+        if !text.is_empty() {
+            let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+        }
         Ok(ExitCode::Ok.into())
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::settings::Problem;
 use super::{DockerConfig, ExitCode, NativeConfig, SocketChoice, SourceChoice};
-use crate::control::LogsQuery;
+use crate::control::{EventsQuery, LogsQuery};
 use crate::listen::Listen;
 use crate::log::LogConfig;
 use crate::logs::LogSettings;
@@ -66,7 +66,17 @@ impl FromStr for DriverKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientRequest {
     /// Show the dynos.
-    Ps,
+    Ps {
+        /// Again and again.
+        watch: bool,
+    },
+    /// Show what a control file would change.
+    Plan(PathBuf),
+    /// Show the config vars.
+    Config {
+        /// With their values.
+        show: bool,
+    },
     /// Explain how a dyno is.
     Explain(DynoName),
     /// Stop dynos for good.
@@ -143,6 +153,13 @@ pub enum CliCommand {
     },
     /// Shows log lines of a running hsup.
     Logs(LogsQuery),
+    /// Shows what happens in a running hsup.
+    Events {
+        /// Which events.
+        query: EventsQuery,
+        /// As JSON.
+        json: bool,
+    },
     /// Shows what hsups that were killed have left on this host.
     Doctor {
         /// Whether to remove it.
@@ -177,6 +194,10 @@ pub struct Config {
     pub source: Option<SourceChoice>,
     /// Where the control API listens or is to be found.
     pub control_socket: SocketChoice,
+    /// Whose members may do everything over the control socket, where a group is named.
+    pub control_group: Option<String>,
+    /// Whose members may look.
+    pub read_group: Option<String>,
     /// `XDG_RUNTIME_DIR`, where it is set; for the default socket.
     pub runtime_dir: Option<PathBuf>,
     /// Whether dynos that exit stay stopped.

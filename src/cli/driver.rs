@@ -94,14 +94,15 @@ fn mounts(binds: &[Bind]) -> Vec<BindMount> {
 }
 
 /// A Procfile has no slug: its folder is the app.
-fn folder_of_procfile(config: &Config) -> Option<PathBuf> {
+pub(super) fn folder_of_procfile(config: &Config) -> Option<PathBuf> {
     match &config.source {
         Some(SourceChoice::Procfile { path, .. }) => path.parent().map(PathBuf::from),
         Some(
             SourceChoice::Payload { .. }
             | SourceChoice::PayloadFile { .. }
             | SourceChoice::HerokuApi { .. }
-            | SourceChoice::ControlDir { .. },
+            | SourceChoice::ControlDir { .. }
+            | SourceChoice::Running(_),
         )
         | None => None,
     }

@@ -26,11 +26,13 @@ pub enum ExitCode {
     Socket = 73,
     /// What hsups that were killed have left behind is still there (EX_TEMPFAIL).
     LeftBehind = 75,
+    /// The running hsup, or the system, does not let this user (EX_NOPERM).
+    NotPermitted = 77,
 }
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Usage,
         Self::ReleaseInvalid,
@@ -40,6 +42,7 @@ impl ExitCode {
         Self::System,
         Self::Socket,
         Self::LeftBehind,
+        Self::NotPermitted,
     ];
 
     /// What `run` and `build` end with when a signal comes before there is anything else to end with: that of a
@@ -65,6 +68,7 @@ impl ExitCode {
             Self::System => "the operating system refused something that hsup needs",
             Self::Socket => "the control socket is in use or cannot be made",
             Self::LeftBehind => "what hsups that were killed have left behind is still there",
+            Self::NotPermitted => "this user may not ask that of the running hsup",
         }
     }
 }
@@ -108,7 +112,7 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_sysexits_and_never_those_of_a_shell() {
         let numbers = TABLE.map(|(number, _)| number);
-        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73, 75]);
+        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73, 75, 77]);
         assert!(numbers.iter().all(|n| *n < 126));
     }
 }

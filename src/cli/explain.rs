@@ -11,7 +11,10 @@ use crate::control::wire::{DynoEntry, Ended, LastExit, Timestamp};
 pub(super) fn explain(dyno: &DynoEntry, now: SystemTime) -> String {
     let mut text = how_it_is(dyno, now);
     match &dyno.last_exit {
-        Some(last) => _ = write!(text, "\n{}", why_it_ended(last, now)),
+        Some(last) => {
+            _ = write!(text, "\n{}", why_it_ended(last, now));
+            append_last_lines(&mut text, &last.last_lines);
+        }
         None => text.push_str("\nNo run of it has ended yet."),
     }
     if let Some(next) = what_comes(dyno, now) {
@@ -51,11 +54,26 @@ fn why_it_ended(last: &LastExit, now: SystemTime) -> String {
         "out-of-memory" => "; it had used up the memory that it may use (R15)".to_owned(),
         "boot-timeout" => format!("; hsup had ended it, since it was not ready in time (R10): {detail}"),
         "liveness" => format!("; hsup had ended it, since it was not well: {detail}"),
+        "exit-timeout" => {
+            "; told to end, it had not within the stop timeout, and was killed (R12)".to_owned()
+        }
         "restarted" => "; an operator had asked for a restart".to_owned(),
         "retired" => "; hsup had told it to end".to_owned(),
         _ => String::new(),
     };
     format!("Its last run ended {ago} ago: {how}{why}.")
+}
+
+/// Shows what a run has printed last, without what would make a terminal do something.
+fn append_last_lines(text: &mut String, lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    text.push_str("\nThe last that it printed:");
+    for line in lines {
+        let printed: String = line.chars().filter(|c| *c == '\t' || !c.is_control()).collect();
+        _ = write!(text, "\n    {}", printed.trim_end());
+    }
 }
 
 fn what_comes(dyno: &DynoEntry, now: SystemTime) -> Option<String> {
@@ -114,6 +132,16 @@ mod tests {
              used up the memory that it may use (R15).\nIt crashed 3 times in a row and is started again in 4s; `hsup \
              restart web.1` starts it now."
         );
+    }
+
+    #[test]
+    fn the_last_lines_are_shown_and_do_nothing_to_the_terminal() {
+        let last = json!({"Code": 1, "Reason": "exited", "At": "2026-01-01T00:03:10.000Z",
+            "LastLines": ["Traceback:", "\tin main", "\u{1b}[2Jboom\u{7}\r"]});
+        let text = explained(json!({"LastExit": last}));
+        let shown =
+            "exited with status 1.\nThe last that it printed:\n    Traceback:\n    \tin main\n    [2Jboom";
+        assert!(text.ends_with(shown), "{text:?}");
     }
 
     #[test]

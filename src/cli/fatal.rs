@@ -42,6 +42,11 @@ impl Fatal {
         Self::new(ExitCode::ReleaseInvalid, &error)
     }
 
+    /// What a command was to read cannot be read.
+    pub(super) fn unreadable(text: String) -> Self {
+        Self { code: ExitCode::NoSource, text }
+    }
+
     /// The source of releases cannot be opened.
     pub(super) fn source(error: impl Error) -> Self {
         Self::new(ExitCode::NoSource, &error)

@@ -10,9 +10,10 @@ use hsup_drivers::sys;
 use tokio::task::JoinSet;
 
 use super::fatal::Fatal;
-use super::{CliCommand, Config, SocketChoice, default_socket};
+use super::{CliCommand, Config, ExitCode, SocketChoice, default_socket};
 use crate::control::{self, ControlSocket};
 use crate::systemd::{GivenByManager, Notifier, Reporter, Watched};
+use crate::users;
 
 /// The name by which the control socket is known among several sockets (`FileDescriptorName=` of its unit).
 const CONTROL: &str = "control";
@@ -89,7 +90,10 @@ pub(super) async fn control_socket(config: &Config) -> Result<Option<ControlSock
         (None, Some(given)) => (control::adopt(given), ", from the service manager"),
         (None, None) => return Ok(None),
     };
-    let socket = socket.map_err(Fatal::socket)?;
+    let mut socket = socket.map_err(Fatal::socket)?;
+    let named = |name: &Option<String>| name.as_deref().map(users::group).transpose();
+    let group = |name: &Option<String>| named(name).map_err(|error| Fatal::new(ExitCode::Usage, &error));
+    socket.restrict(group(&config.control_group)?, group(&config.read_group)?).map_err(Fatal::socket)?;
     tracing::info!("control socket: {}{whose}", socket.path().display());
     Ok(Some(socket))
 }

@@ -14,7 +14,7 @@ use super::args::{CommandArgs, CommandLine, Options};
 use super::logs::{self, LogFlags};
 use super::rollout;
 use super::settings::{Given, Problem, Reader, Setting};
-use super::source_choice::{self, SourceFlags};
+use super::source_choice::{self, Running, SourceFlags};
 use super::{CliCommand, CliError, Config, Invocation, MAX_SOCKET_PATH, SocketChoice, SourceChoice};
 use super::{docker, native};
 use crate::log::{LogConfig, LogFilter};
@@ -29,6 +29,8 @@ use command::read_command;
 const APP: Setting = Setting { flag: "--app", variable: "HSUP_APP" };
 const DRIVER: Setting = Setting { flag: "--dynodriver", variable: "HSUP_DYNODRIVER" };
 const SOCKET: Setting = Setting { flag: "--control-socket", variable: "HSUP_CONTROL_SOCKET" };
+const CONTROL_GROUP: Setting = Setting { flag: "--control-group", variable: "HSUP_CONTROL_GROUP" };
+const READ_GROUP: Setting = Setting { flag: "--read-group", variable: "HSUP_READ_GROUP" };
 const ONE_SHOT: Setting = Setting { flag: "--oneshot", variable: "HSUP_ONESHOT" };
 const START_NUMBER: Setting = Setting { flag: "--start-number", variable: "HSUP_START_NUMBER" };
 const BIND: Setting = Setting { flag: "--bind", variable: "HSUP_BIND" };
@@ -136,6 +138,8 @@ fn read(
     let flags = source_flags(reader, &mut options, app_named, app.as_ref());
     let driver = reader.parsed(DRIVER, options.dynodriver, str::parse);
     let control_socket = read_socket(reader, options.control_socket);
+    let control_group = reader.parsed(CONTROL_GROUP, options.control_group, read_group);
+    let read_group = reader.parsed(READ_GROUP, options.read_group, read_group);
     let one_shot = reader.parsed(ONE_SHOT, options.oneshot, read_bool);
     let start_number = reader.parsed(START_NUMBER, options.start_number, read_start_number);
     let logs = logs::read(reader, log_flags, &surroundings.directory);
@@ -144,6 +148,8 @@ fn read(
     let native = native::read(reader, options.allow);
     let docker = docker::read(reader, options.stack_image, options.docker_entry, &surroundings.directory);
     let needs_source = needs_source(&command);
+    let state_dir_named = options.state_dir.is_some() || reader.variable(STATE_DIR.variable).is_some();
+    let flags = or_running(flags, &command, driver.is_some(), state_dir_named);
     let source = needs_source.then(|| source_choice::choose(reader, flags, surroundings)).flatten();
     let whole_formation = reader.parsed(WHOLE_FORMATION, options.whole_formation, read_bool);
     let state_dir = read_state_dir(reader, options.state_dir, needs_state_dir(&command), surroundings);
@@ -163,6 +169,8 @@ fn read(
         driver: driver.unwrap_or_default(),
         source,
         control_socket,
+        control_group,
+        read_group,
         runtime_dir: absolute_variable(reader, "XDG_RUNTIME_DIR"),
         one_shot: one_shot.unwrap_or_default(),
         start_number: start_number.unwrap_or(1),
@@ -199,7 +207,21 @@ fn source_flags(
         app: app.cloned(),
         heroku_api_url: heroku_api_url.unwrap_or_default(),
         stale: !no_stale.unwrap_or_default(),
+        running: None,
+        live: false,
     }
+}
+
+/// A one-off dyno may also run what a running hsup runs.
+fn or_running(
+    flags: SourceFlags,
+    command: &CommandArgs,
+    driver_named: bool,
+    state_dir_named: bool,
+) -> SourceFlags {
+    let CommandArgs::Run { live, .. } = command else { return flags };
+    let running = Running { driver_named, state_dir_named, otherwise: None };
+    SourceFlags { running: Some(running), live: *live, ..flags }
 }
 
 /// How hsup logs; what is `quiet` tells of warnings only.
@@ -230,7 +252,10 @@ fn needs_source(command: &CommandArgs) -> bool {
         | CommandArgs::Scale { .. }
         | CommandArgs::Releases { .. }
         | CommandArgs::Rollback { .. }
+        | CommandArgs::Plan { .. }
+        | CommandArgs::Config { .. }
         | CommandArgs::Logs { .. }
+        | CommandArgs::Events(_)
         | CommandArgs::Check { .. }
         | CommandArgs::Completions { .. }
         | CommandArgs::Man { .. }
@@ -291,6 +316,11 @@ fn read_socket(reader: &mut Reader<'_>, flag: Option<OsString>) -> SocketChoice 
         ))
     };
     reader.keep(name, fits).unwrap_or(SocketChoice::Default)
+}
+
+/// Whether there is such a group is seen when the socket is made.
+fn read_group(given: &str) -> Result<String, &'static str> {
+    if given.is_empty() { Err("the group is empty: name one") } else { Ok(given.to_owned()) }
 }
 
 pub(super) fn read_bool(given: &str) -> Result<bool, String> {

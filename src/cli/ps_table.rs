@@ -3,13 +3,25 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::control::wire::{DrainEntry, DynoEntry, Ended, LastExit, StatusResponse, Timestamp};
+use crate::control::wire::{DrainEntry, DynoEntry, Ended, LastExit, LogsEntry, StatusResponse, Timestamp};
 
-const HEADINGS: [&str; 9] =
-    ["DYNO", "STATE", "UP", "RELEASE", "PID", "ADDRESS", "RESTARTS", "LAST EXIT", "NEXT RETRY"];
+const HEADINGS: [&str; 12] = [
+    "DYNO",
+    "STATE",
+    "HEALTH",
+    "UP",
+    "RELEASE",
+    "PID",
+    "ADDRESS",
+    "CPU",
+    "MEMORY",
+    "RESTARTS",
+    "LAST EXIT",
+    "NEXT RETRY",
+];
 
 /// What stands where there is nothing to say, so that columns can be cut apart.
-const NOTHING: &str = "-";
+pub(super) const NOTHING: &str = "-";
 
 /// The dynos as a table for people; each line ends with a newline.
 pub fn table(status: &StatusResponse, now: SystemTime) -> String {
@@ -53,10 +65,13 @@ fn row(dyno: &DynoEntry, now: SystemTime) -> [String; HEADINGS.len()] {
     [
         dyno.name.to_string(),
         dyno.state.clone(),
+        or_nothing(dyno.health.clone()),
         or_nothing(dyno.started_at.map(|at| human(since(at, now)))),
         dyno.release.to_string(),
         or_nothing(dyno.pid.map(|pid| pid.to_string())),
         SocketAddr::new(dyno.ip_address, dyno.port).to_string(),
+        or_nothing(dyno.cpu_seconds.map(cpu)),
+        or_nothing(dyno.memory_bytes.map(size)),
         dyno.restarts.to_string(),
         or_nothing(dyno.last_exit.as_ref().map(|last| last_exit(last, now))),
         or_nothing(
@@ -64,6 +79,34 @@ fn row(dyno: &DynoEntry, now: SystemTime) -> [String; HEADINGS.len()] {
                 .map(|Timestamp(at)| format!("in {}", human(at.duration_since(now).unwrap_or_default()))),
         ),
     ]
+}
+
+/// Processor time: `0.3s`, `12s`, `3m 12s`.
+fn cpu(seconds: f64) -> String {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time.as_secs() >= 10 => human(time),
+        Ok(_) | Err(_) => format!("{seconds:.1}s"),
+    }
+}
+
+/// An amount of memory: `812K`, `50M`, `1.5G`.
+fn size(bytes: u64) -> String {
+    let kib = bytes / 1024;
+    match kib {
+        0..10_000 => format!("{kib}K"),
+        10_000..1_048_576 => format!("{}M", kib / 1024),
+        // tenths are exact enough, and a float that is shown as such holds them
+        _ => format!("{:.1}G", kib as f64 / 1_048_576.0),
+    }
+}
+
+/// The status without what changes by itself as time passes, so that two of them are the same if nothing has happened.
+pub(super) fn without_passing_time(mut status: StatusResponse) -> StatusResponse {
+    for dyno in &mut status.dynos {
+        (dyno.cpu_seconds, dyno.memory_bytes) = (None, None);
+    }
+    status.logs = LogsEntry::default();
+    status
 }
 
 /// A clock that was set back gives no time at all rather than a negative one.
@@ -81,6 +124,7 @@ fn last_exit(last: &LastExit, now: SystemTime) -> String {
         "out-of-memory" => " (out of memory)",
         "boot-timeout" => " (boot timeout)",
         "liveness" => " (not well)",
+        "exit-timeout" => " (exit timeout)",
         _ => "",
     };
     format!("{how}{why}, {} ago", human(since(last.at, now)))
@@ -119,6 +163,12 @@ mod tests {
         assert_eq!(human(7500), "2h 5m");
         assert_eq!(human(86_399), "23h 59m");
         assert_eq!(human(90 * 86_400 + 3 * 3600), "90d 3h");
+    }
+
+    #[test]
+    fn amounts_are_short() {
+        assert_eq!([0.0, 9.96, 10.4, 192.0].map(cpu), ["0.0s", "10.0s", "10s", "3m 12s"]);
+        assert_eq!([831_488, 52_428_800, 1_610_612_736].map(size), ["812K", "50M", "1.5G"]);
     }
 
     #[test]
@@ -161,7 +211,10 @@ mod tests {
             dyno
         };
         let status = serde_json::from_value(json!({"Processes": {}, "Dynos": [
-            dyno("web.1", "up", json!({"Pid": 4211, "StartedAt": "2026-01-01T00:00:00.000Z"})),
+            dyno("web.1", "up", json!({
+                "Pid": 4211, "StartedAt": "2026-01-01T00:00:00.000Z", "Health": "healthy", "CpuSeconds": 1.24,
+                "MemoryBytes": 52_428_800,
+            })),
             dyno("web.2", "crashed", json!({
                 "Restarts": 12, "NextRetryAt": "2026-01-01T00:03:20.000Z",
                 "LastExit": {"Signal": 9, "Name": "SIGKILL", "At": "2026-01-01T00:03:10.000Z"},
@@ -172,10 +225,10 @@ mod tests {
             })),
         ]}));
         let expected = "\
-DYNO   STATE    UP      RELEASE  PID   ADDRESS         RESTARTS  LAST EXIT                  NEXT RETRY
-web.1  up       3m 12s  v3       4211  127.0.0.1:5000  0         -                          -
-web.2  crashed  -       v3       -     127.0.0.1:5000  12        SIGKILL, 2s ago            in 8s
-web.3  up       0s      v3       -     [::1]:5000      0         no start (127), 1d 0h ago  -
+DYNO   STATE    HEALTH   UP      RELEASE  PID   ADDRESS         CPU   MEMORY  RESTARTS  LAST EXIT                  NEXT RETRY
+web.1  up       healthy  3m 12s  v3       4211  127.0.0.1:5000  1.2s  50M     0         -                          -
+web.2  crashed  -        -       v3       -     127.0.0.1:5000  -     -       12        SIGKILL, 2s ago            in 8s
+web.3  up       -        0s      v3       -     [::1]:5000      -     -       0         no start (127), 1d 0h ago  -
 ";
         assert_eq!(table(&status.unwrap(), at("2026-01-01T00:03:12Z")), expected);
     }

@@ -48,12 +48,14 @@ pub enum FindError {
         dirs: Vec<PathBuf>,
     },
     /// No socket of that app is there.
-    #[error("no hsup is running for app {app}: there is no {app}.sock in {}: start one with hsup start -a {app}, or give its socket with -s PATH", list(.dirs))]
+    #[error("no hsup is running for app {app}: there is no {app}.sock in {}{}: start one with hsup start -a {app}, or give its socket with -s PATH", list(.dirs), others(.running))]
     AppNotRunning {
         /// The app.
         app: AppName,
         /// Where was looked.
         dirs: Vec<PathBuf>,
+        /// The apps for which one is running.
+        running: Vec<String>,
     },
     /// More than one hsup is running.
     #[error("several hsups are running: {}; choose one with -a", .apps.join(", "))]
@@ -82,6 +84,10 @@ impl FindError {
             Self::Unreadable { .. } => ExitCode::System,
         }
     }
+}
+
+fn others(running: &[String]) -> String {
+    if running.is_empty() { String::new() } else { format!("; running here: {}", running.join(", ")) }
 }
 
 fn list(dirs: &[PathBuf]) -> String {
@@ -127,26 +133,41 @@ fn find_app(app: &AppName, dirs: Vec<PathBuf>) -> Result<PathBuf, FindError> {
     let paths: Vec<_> =
         dirs.iter().map(|dir| dir.join(file_name(app.as_str()))).filter(|p| p.exists()).collect();
     let live = paths.iter().find(|path| is_live(path)).or(paths.first());
-    live.cloned().ok_or_else(|| FindError::AppNotRunning { app: app.clone(), dirs })
+    live.cloned().ok_or_else(|| {
+        let (sockets, _) = live_sockets(&dirs);
+        FindError::AppNotRunning {
+            app: app.clone(),
+            running: sockets.iter().map(|path| app_of(path)).collect(),
+            dirs,
+        }
+    })
 }
 
-fn find_only(dirs: Vec<PathBuf>) -> Result<PathBuf, FindError> {
+/// The app whose socket that is.
+fn app_of(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Every socket at which somebody listens, by name, and what could not be read.
+fn live_sockets(dirs: &[PathBuf]) -> (Vec<PathBuf>, Option<FindError>) {
     let (mut found, mut unreadable) = (Vec::new(), None);
-    for dir in &dirs {
+    for dir in dirs {
         match sockets_in(dir) {
             Ok(sockets) => found.extend(sockets.into_iter().filter(|path| is_live(path))),
             Err(source) => unreadable = Some(FindError::Unreadable { dir: dir.clone(), source }),
         }
     }
     found.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    (found, unreadable)
+}
+
+fn find_only(dirs: Vec<PathBuf>) -> Result<PathBuf, FindError> {
+    let (found, unreadable) = live_sockets(&dirs);
     match found.as_slice() {
         // A folder that is closed to this user matters only where the others hold nothing.
         [] => Err(unreadable.unwrap_or(FindError::NoneRunning { dirs })),
         [only] => Ok(only.clone()),
-        several => {
-            let app = |path: &PathBuf| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            Err(FindError::Several { apps: several.iter().map(app).collect() })
-        }
+        several => Err(FindError::Several { apps: several.iter().map(|path| app_of(path)).collect() }),
     }
 }
 
@@ -255,6 +276,13 @@ mod tests {
              with hsup start -a a, or give its socket with -s PATH"
         );
         assert_eq!(error.exit_code(), ExitCode::NotRunning);
+    }
+
+    #[test]
+    fn where_an_app_is_not_running_those_are_named_that_are() {
+        let (_dir, dirs, _listeners) = folder(&["shop", "blog", "dead"]);
+        let error = find_app(&app("shpo"), dirs).unwrap_err().to_string();
+        assert!(error.contains("; running here: blog, shop: start one with hsup start -a shpo"), "{error}");
     }
 
     #[test]

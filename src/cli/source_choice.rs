@@ -58,6 +58,19 @@ pub enum SourceChoice {
         /// Whether it was named, and not just found in the current directory.
         explicit: bool,
     },
+    /// What a running hsup has live.
+    Running(Running),
+}
+
+/// How the release of a running hsup was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Whether a driver was named, which else is that of the running hsup.
+    pub driver_named: bool,
+    /// Whether a state dir was named.
+    pub state_dir_named: bool,
+    /// What to say where none is running: there is no other source either.
+    pub otherwise: Option<String>,
 }
 
 impl SourceChoice {
@@ -71,13 +84,19 @@ impl SourceChoice {
                 Some(name.unwrap_or_else(|| UNNAMED_APP.parse().expect("`app` is an app name")))
             }
             Self::HerokuApi { app, .. } => Some(app.clone()),
-            Self::Payload { .. } | Self::PayloadFile { .. } | Self::ControlDir { .. } => None,
+            Self::Payload { .. } | Self::PayloadFile { .. } | Self::ControlDir { .. } | Self::Running(_) => {
+                None
+            }
         }
     }
 }
 
 /// The flags that choose a source.
 pub(super) struct SourceFlags {
+    /// What there is where the command may use the release of a running hsup.
+    pub running: Option<Running>,
+    /// Whether it is to.
+    pub live: bool,
     pub control_dir: Option<OsString>,
     pub procfile: Option<OsString>,
     /// Whether the app was named, by flag or variable.
@@ -96,6 +115,9 @@ pub(super) fn choose(
     surroundings: &Surroundings<'_>,
 ) -> Option<SourceChoice> {
     let directory = surroundings.directory.as_path();
+    if let (true, Some(running)) = (flags.live, &flags.running) {
+        return Some(SourceChoice::Running(running.clone()));
+    }
     if flags.control_dir.is_some() && flags.procfile.is_some() {
         let what = "both choose the source of releases: give only one of them";
         reader.problems.push(Problem::usage("--control-dir and --procfile", what));
@@ -134,7 +156,7 @@ pub(super) fn choose(
                 }
                 // that the name is wrong has been said
                 (true, None) if flags.app_named => None,
-                (has_token, _) => named.or_else(|| fall_back(reader, has_token, directory)),
+                (has_token, _) => named.or_else(|| fall_back(reader, has_token, directory, flags.running)),
             }
         }
     }
@@ -158,14 +180,19 @@ fn read_token(reader: &mut Reader<'_>, surroundings: &Surroundings<'_>) -> Optio
     }
 }
 
-/// What is left where nothing was chosen: the Procfile of the current directory.
-fn fall_back(reader: &mut Reader<'_>, token: bool, directory: &Path) -> Option<SourceChoice> {
+/// What is left where nothing was chosen: the Procfile of the current directory, or what a running hsup has.
+fn fall_back(
+    reader: &mut Reader<'_>,
+    token: bool,
+    directory: &Path,
+    running: Option<Running>,
+) -> Option<SourceChoice> {
     let path = directory.join("Procfile");
     if path.is_file() {
         return Some(SourceChoice::Procfile { path, explicit: false });
     }
     let place = directory.display();
-    reader.problems.push(Problem::source(if token {
+    let no_source = if token {
         format!(
             "no source of releases: there is a HEROKU_ACCESS_TOKEN, but no app is named: name it with --app APP (there is \
              no Procfile in {place} either)"
@@ -175,6 +202,10 @@ fn fall_back(reader: &mut Reader<'_>, token: bool, directory: &Path) -> Option<S
             "no source of releases: there is no Procfile in {place}: run hsup in the directory of an app, or name a \
              source with --procfile PATH, --control-dir DIR, or HEROKU_ACCESS_TOKEN and --app APP"
         )
-    }));
+    };
+    if let Some(running) = running {
+        return Some(SourceChoice::Running(Running { otherwise: Some(no_source), ..running }));
+    }
+    reader.problems.push(Problem::source(no_source));
     None
 }

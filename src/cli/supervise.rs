@@ -1,7 +1,8 @@
 //! `hsup start`, `run` and `build`: everything is built, run, drained and taken down in one place.
 
+use std::env;
 use std::future::pending;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use hsup_drivers::guardian::{self, Guardian};
 use hsup_drivers::native::Zygote;
 use hsup_drivers::{Stdio, ledger, sys};
 use nix::sys::prctl::set_dumpable;
-use nix::sys::signal::Signal;
 use nix::unistd::gethostname;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -20,15 +20,17 @@ use tracing::Level;
 mod ending;
 mod holdings;
 
-use super::driver::{driver, fork_zygote};
+use super::driver::{driver, folder_of_procfile, fork_zygote};
 use super::fatal::Fatal;
 use super::inherited::inherited_vars;
 use super::manager::{Manager, control_socket};
+use super::obedience::{Diagnostics, Never, Obedience};
+use super::running::with_live_release;
 use super::terminal::Terminal;
 use super::{CliCommand, Config, DriverKind, ExitCode, SourceChoice};
-use crate::control::{self, Api, ControlSocket};
-use crate::diagnostics::Ring;
+use crate::control::{self, Api, ControlSocket, Here};
 use crate::dyno::Policy;
+use crate::events::Events;
 use crate::formation::{Preparer, Settings, Shutdown, Supervisor, Work};
 use crate::history::Keeper;
 use crate::listen::Listeners;
@@ -39,7 +41,7 @@ use crate::sources::control_dir::ControlDir;
 use crate::sources::heroku_api::{Client, HerokuApi, Patience};
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
-use crate::sources::{GaveUp, LastGood, Link, ReleaseSource, Reread};
+use crate::sources::{GaveUp, LastGood, Link, Looks, ReleaseSource, Reread};
 use crate::stack::Stacks;
 use crate::stderr::Stderr;
 use crate::systemd::{self, Watched};
@@ -53,6 +55,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// all is calm; what is needed again comes back by itself, so that the time does not matter much.
 const CALM: Duration = Duration::from_secs(1);
 
+/// The longest of these times: dynos that take a minute to boot have been asked often by then.
+const LONGEST_CALM: Duration = Duration::from_secs(64);
+
 /// Supervises dynos until they, or a signal, end it; gives the exit code of the process.
 pub fn supervise(config: Config) -> process::ExitCode {
     // Whatever hsup knows, the token and every config var, must not be in a core, nor in /proc for a dyno of the
@@ -60,6 +65,10 @@ pub fn supervise(config: Config) -> process::ExitCode {
     if let Err(error) = set_dumpable(false).map_err(io::Error::from) {
         return Fatal::system("keep memory out of cores")(error).report();
     }
+    let config = match with_live_release(config) {
+        Ok(config) => config,
+        Err(fatal) => return fatal.report(),
+    };
     sys::share_allocator();
     let (manager, relay) = Manager::open(&config.given);
     // Before there is a thread: the guardian forks, which a process with threads cannot.
@@ -81,22 +90,6 @@ pub fn supervise(config: Config) -> process::ExitCode {
     match ended {
         Ok(code) => process::ExitCode::from(code),
         Err(fatal) => fatal.report(),
-    }
-}
-
-/// What SIGUSR1 shows, and where.
-struct Diagnostics {
-    ring: Arc<Ring>,
-    stderr: Stderr,
-}
-
-impl Diagnostics {
-    fn dump(&mut self) {
-        let mut text = Vec::new();
-        let dumped = self.ring.dump(&mut text).and_then(|()| self.stderr.write_all(&text));
-        if let Err(error) = dumped {
-            tracing::warn!(%error, "cannot write the diagnostic ring");
-        }
     }
 }
 
@@ -133,6 +126,7 @@ async fn supervise_all(
     let signals = signals.listen().map_err(Fatal::system("receive signals"))?;
     let source = Source::open(config)?;
     let driver = driver(config, &source.binds, &guardian, zygote).await?;
+    let (name, binds_of_all) = (driver.name(), source.binds.clone());
     let (_entry, killed) = ledger::enter(&config.state_dir, &guardian).map_err(Fatal::state_dir)?;
     if killed > 0 {
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
@@ -148,8 +142,10 @@ async fn supervise_all(
     let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()), stacks);
     let settings = source.settings(config, terminal.as_ref(), listeners(config, &source.action)?);
     let (releases, newest) = watch::channel(None);
+    let events = Events::new();
+    let looks = Looks::new(events.clone());
     let (place, forget_scale) = history_of(config, &settings.work);
-    let (arrivals, notes, history, keeping) = Keeper::start(place, forget_scale, newest);
+    let (arrivals, notes, history, keeping) = Keeper::start(place, forget_scale, newest, events.clone());
     let supervisor = Supervisor::new(settings, preparer, console, logs.clone(), notes);
 
     let (shutdown, shutdowns) = watch::channel(Shutdown::No);
@@ -159,9 +155,17 @@ async fn supervise_all(
     let (formation, supervising) = supervisor.start(arrivals, shutdowns.clone());
     let keeping = tokio::spawn(keeping);
     tasks.spawn(slim(live.clone()));
-    let link = Link { releases, live: live.clone(), reread: reread.clone() };
+    let link = Link { releases, live: live.clone(), reread: reread.clone(), looks: looks.clone() };
     let given_up = follow(&mut tasks, source.releases, link);
-    let api = Api::new(formation.clone(), history, logs.clone());
+    let here = Here {
+        live: live.clone(),
+        driver: name,
+        state_dir: config.state_dir.clone(),
+        directory: env::current_dir().unwrap_or_default(),
+        folder: folder_of_procfile(config),
+        binds: binds_of_all,
+    };
+    let api = Api::new(formation.clone(), history, here, logs.clone(), events.clone(), looks);
     let (close_socket, served) = serve(&mut tasks, socket, api);
     let watched = Watched { formation, changes, live, shutdown: shutdowns, reread: reread.clone() };
     manager.begin(&mut tasks, watched, config);
@@ -179,6 +183,7 @@ async fn supervise_all(
         let _held_on_to = timeout(DRAIN, shown).await;
     }
     logs.tail().close();
+    events.close();
     drop(close_socket);
     let _closed = timeout(DRAIN, served).await;
     tasks.shutdown().await;
@@ -187,12 +192,22 @@ async fn supervise_all(
     exit_status(outcome)
 }
 
-/// Keeps hsup small: after each release it lets go of what only the way there has needed.
+/// Keeps hsup small: after each release it lets go of what only the way there has needed, and again, less and less
+/// often, while dynos of it may still boot.
 async fn slim(mut live: watch::Receiver<Option<Arc<Release>>>) {
-    while live.changed().await.is_ok() {
-        tokio::time::sleep(CALM).await;
-        sys::release_free_memory();
-        sys::forget_code();
+    let mut calm = LONGEST_CALM;
+    loop {
+        tokio::select! {
+            changed = live.changed() => match changed {
+                Ok(()) => calm = CALM,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep(calm), if calm < LONGEST_CALM => {
+                sys::release_free_memory();
+                sys::forget_code();
+                calm *= 2;
+            }
+        }
     }
 }
 
@@ -276,7 +291,8 @@ impl Source {
         let app = config.app.clone().unwrap_or_else(AppName::unnamed);
         let mut slug_urls = None;
         let releases: Box<dyn ReleaseSource> = match &config.source {
-            None => return Err(Fatal::no_source()),
+            // that of a running hsup has become a payload by now
+            None | Some(SourceChoice::Running(_)) => return Err(Fatal::no_source()),
             Some(SourceChoice::Payload { text }) => {
                 return payload::decode(text.expose()).map(Self::of_startup).map_err(payload_fatal);
             }
@@ -311,6 +327,7 @@ impl Source {
             CliCommand::Build
             | CliCommand::Client { .. }
             | CliCommand::Logs(_)
+            | CliCommand::Events { .. }
             | CliCommand::Stack(_)
             | CliCommand::Check { .. }
             | CliCommand::Man { .. }
@@ -360,6 +377,7 @@ fn patience(config: &Config) -> Patience {
         | CliCommand::Build
         | CliCommand::Client { .. }
         | CliCommand::Logs(_)
+        | CliCommand::Events { .. }
         | CliCommand::Stack(_)
         | CliCommand::Check { .. }
         | CliCommand::Man { .. }
@@ -414,61 +432,6 @@ fn serve(
         let _dropped = served.await;
     };
     (close, served)
-}
-
-/// What hsup does on signals, and when there is nobody left to tell of them.
-struct Obedience {
-    signals: guardian::Listener,
-    guardian: Arc<Guardian>,
-    diagnostics: Diagnostics,
-    /// Whether a hang-up ends hsup, as that of its terminal does.
-    at_terminal: bool,
-}
-
-/// The type of what never happens.
-enum Never {}
-
-impl Obedience {
-    async fn obey(&mut self, shutdown: &watch::Sender<Shutdown>, reread: &Reread) -> Never {
-        loop {
-            match self.signals.next().await {
-                Ok(Some(Signal::SIGTERM | Signal::SIGINT)) => escalate(shutdown),
-                Ok(Some(Signal::SIGQUIT)) => drop(shutdown.send_replace(Shutdown::Now)),
-                // A terminal that has hung up is no terminal any more.
-                Ok(Some(Signal::SIGHUP)) if self.at_terminal && !io::stdin().is_terminal() => {
-                    escalate(shutdown)
-                }
-                Ok(Some(Signal::SIGHUP)) => drop(reread.ask()),
-                Ok(Some(Signal::SIGUSR1)) => self.diagnostics.dump(),
-                Ok(Some(_)) => {}
-                Ok(None) => return self.mourn(shutdown).await,
-                Err(error) => {
-                    tracing::error!(%error, "cannot hear the guardian process");
-                    return self.mourn(shutdown).await;
-                }
-            }
-        }
-    }
-
-    /// Without its guardian hsup can no longer promise that dynos die with it: they die now.
-    async fn mourn(&self, shutdown: &watch::Sender<Shutdown>) -> Never {
-        tracing::error!("the guardian process was killed; killing every dyno");
-        if let Err(error) = self.guardian.lost() {
-            tracing::error!(%error, "cannot adopt the daemons of dynos");
-        }
-        shutdown.send_replace(Shutdown::Now);
-        pending().await
-    }
-}
-
-/// The first signal ends everything in good order, the second one at once.
-fn escalate(shutdown: &watch::Sender<Shutdown>) {
-    shutdown.send_modify(|now| {
-        *now = match *now {
-            Shutdown::No => Shutdown::Graceful,
-            Shutdown::Graceful | Shutdown::Now => Shutdown::Now,
-        };
-    });
 }
 
 /// Keeps the size of a dyno's terminal that of hsup's own.

@@ -7,19 +7,26 @@ use std::task::{Context, Poll, ready};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
-use super::logs::{Follower, Rest};
+/// Whoever is told something for as long as there is something to be told.
+pub(super) trait Follow: Send + Sync {
+    /// The next piece, once there is one, and what comes after it; none where there will be no more.
+    fn rest(self: Box<Self>) -> Rest;
+}
+
+/// See [`Follow::rest`].
+pub(super) type Rest = Pin<Box<dyn Future<Output = Option<(Bytes, Box<dyn Follow>)>> + Send + Sync>>;
 
 /// The body of an answer.
 pub(super) enum AnswerBody {
     Whole(Full<Bytes>),
-    Lines(Rest),
-    /// There were lines, and there are no more.
+    Told(Rest),
+    /// There was something to be told, and there is no more.
     Ended,
 }
 
-impl From<Follower> for AnswerBody {
-    fn from(follower: Follower) -> Self {
-        Self::Lines(follower.rest())
+impl From<Box<dyn Follow>> for AnswerBody {
+    fn from(follower: Box<dyn Follow>) -> Self {
+        Self::Told(follower.rest())
     }
 }
 
@@ -33,7 +40,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Self::Whole(whole) => Pin::new(whole).poll_frame(cx),
-            Self::Lines(rest) => Poll::Ready(match ready!(rest.as_mut().poll(cx)) {
+            Self::Told(rest) => Poll::Ready(match ready!(rest.as_mut().poll(cx)) {
                 Some((bytes, follower)) => {
                     *self = follower.into();
                     Some(Ok(Frame::data(bytes)))
@@ -50,7 +57,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(whole) => whole.is_end_stream(),
-            Self::Lines(_) => false,
+            Self::Told(_) => false,
             Self::Ended => true,
         }
     }
@@ -58,7 +65,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(whole) => whole.size_hint(),
-            Self::Lines(_) => SizeHint::default(),
+            Self::Told(_) => SizeHint::default(),
             Self::Ended => SizeHint::with_exact(0),
         }
     }

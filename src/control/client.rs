@@ -140,6 +140,14 @@ impl Client {
         T: DeserializeOwned,
     {
         let body = serde_json::to_vec(body).expect("the wire types have text keys and no fallible parts");
+        self.post(resource, body).await
+    }
+
+    /// The same with a body that is JSON already.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn post<T: DeserializeOwned>(&self, resource: &str, body: Vec<u8>) -> Result<T, ClientError> {
         self.parse(&self.exchange(request(Method::POST, resource, body.into())).await?)
     }
 

@@ -3,13 +3,13 @@
 //! missed, and is told so in place.
 
 use std::fmt::Write as _;
-use std::pin::Pin;
 use std::time::SystemTime;
 
 use hyper::body::Bytes;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
+use super::body::{Follow, Rest};
 use super::wire::Timestamp;
 use crate::logs::{Batch, Line, Origin, Place, Speaker, Tail, TailReading, append_text, text_head};
 use crate::model::Target;
@@ -90,16 +90,13 @@ impl LogsQuery {
 }
 
 /// A name without a value is a switch that is on.
-fn read_switch(value: &str) -> Option<bool> {
+pub(super) fn read_switch(value: &str) -> Option<bool> {
     match value {
-        "" | "true" | "1" => Some(true),
-        "false" | "0" => Some(false),
+        "" | "true" | "yes" | "1" => Some(true),
+        "false" | "no" | "0" => Some(false),
         _ => None,
     }
 }
-
-/// The rest of an answer: the next piece, and what comes after it.
-pub(super) type Rest = Pin<Box<dyn Future<Output = Option<(Bytes, Follower)>> + Send + Sync>>;
 
 /// One reader of the lines.
 pub(super) struct Follower {
@@ -117,22 +114,6 @@ impl Follower {
     pub(super) fn new(query: LogsQuery, tail: Tail, permit: Option<OwnedSemaphorePermit>) -> Self {
         let changes = tail.changes();
         Self { query, tail, place: Place::default(), changes, begun: false, _permit: permit }
-    }
-
-    /// The next piece, once there is one; none where there will be no more.
-    pub(super) fn rest(mut self) -> Rest {
-        Box::pin(async move {
-            loop {
-                let (_, is_last) = *self.changes.borrow_and_update();
-                let text = self.read();
-                if !text.is_empty() {
-                    return Some((Bytes::from(text), self));
-                }
-                if is_last || !self.query.follow || self.changes.changed().await.is_err() {
-                    return None;
-                }
-            }
-        })
     }
 
     fn read(&mut self) -> Vec<u8> {
@@ -208,6 +189,23 @@ impl Follower {
     }
 }
 
+impl Follow for Follower {
+    fn rest(mut self: Box<Self>) -> Rest {
+        Box::pin(async move {
+            loop {
+                let (_, is_last) = *self.changes.borrow_and_update();
+                let text = self.read();
+                if !text.is_empty() {
+                    return Some((Bytes::from(text), self as Box<dyn Follow>));
+                }
+                if is_last || !self.query.follow || self.changes.changed().await.is_err() {
+                    return None;
+                }
+            }
+        })
+    }
+}
+
 fn append_json(text: &mut Vec<u8>, entry: &LogEntry<'_>) {
     serde_json::to_writer(&mut *text, entry).expect("it is plain data");
     text.push(b'\n');
@@ -245,8 +243,12 @@ mod tests {
         Arc::new(Batch::new(speaker, Origin::Stdout, at, text.as_bytes().to_vec()))
     }
 
+    fn following(query: &str, tail: &Tail) -> Box<dyn Follow> {
+        Box::new(Follower::new(LogsQuery::parse(query).unwrap(), tail.clone(), None))
+    }
+
     async fn all(query: &str, tail: &Tail) -> Vec<String> {
-        let mut follower = Some(Follower::new(LogsQuery::parse(query).unwrap(), tail.clone(), None));
+        let mut follower = Some(following(query, tail));
         let mut text = Vec::new();
         while let Some(before) = follower.take() {
             if let Some((bytes, after)) = before.rest().await {
@@ -301,7 +303,7 @@ mod tests {
     async fn who_follows_gets_what_comes_and_is_told_what_it_missed() {
         let tail = Tail::new(20_000);
         tail.push(&batch("web.1", 0, "old\n"));
-        let follower = Follower::new(LogsQuery::parse("follow").unwrap(), tail.clone(), None);
+        let follower = following("follow", &tail);
         let (bytes, follower) = follower.rest().await.unwrap();
         assert!(bytes.ends_with(b"app[web.1]: old\n"));
         (0..1000).for_each(|n| tail.push(&batch("web.1", 1, &format!("{n}\n"))));

@@ -3,18 +3,26 @@
 //! It reaches the dynos through [`FormationHandle`](crate::formation::FormationHandle) only and owns none of
 //! their state. [`bind`] and [`adopt`] take the socket, [`serve`] answers on it, [`Client`] is the other end.
 
+mod access;
 mod body;
 mod client;
+mod events;
+mod inspect;
 mod logs;
+mod metrics;
+mod refusal;
 mod routes;
 mod server;
 mod socket;
 mod stall;
 #[cfg(test)]
 mod tests;
+mod usage;
 pub mod wire;
 
 pub use client::{Client, ClientError};
+pub use events::{EventType, EventsQuery, InvalidEventType};
+pub use inspect::Here;
 pub use logs::LogsQuery;
 pub use routes::Api;
 pub use server::serve;

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Request;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use super::access::Access;
 use super::routes::{self, Answer, Api};
 use super::socket::ControlSocket;
 use super::stall::{StallGuard, Unhurried};
@@ -61,6 +63,7 @@ where
     F: Future<Output = Answer> + Send + 'static,
 {
     let mut connections = JoinSet::new();
+    let access = Arc::new(socket.access().clone());
     // Nothing is ever sent: that it is dropped tells the connections to finish.
     let (open, closing) = watch::channel(());
     let mut backoff = None;
@@ -73,7 +76,7 @@ where
                 match accepted {
                     Ok(stream) => {
                         backoff = None;
-                        connections.spawn(connection(stream, handler.clone(), closing.clone()));
+                        connections.spawn(connection(stream, Arc::clone(&access), handler.clone(), closing.clone()));
                     }
                     Err(error) => backoff = Some(after_failure(backoff, &error)),
                 }
@@ -103,17 +106,23 @@ fn after_failure(backoff: Option<Duration>, error: &io::Error) -> Duration {
     }
 }
 
-async fn connection<H, F>(stream: UnixStream, handler: H, mut closing: watch::Receiver<()>)
-where
+async fn connection<H, F>(
+    stream: UnixStream,
+    access: Arc<Access>,
+    handler: H,
+    mut closing: watch::Receiver<()>,
+) where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
+    let asker = access.admit(&stream);
     let unhurried = Unhurried::default();
     let follows = unhurried.clone();
     let copy = stream.as_fd().try_clone_to_owned().map(net::UnixStream::from).and_then(UnixStream::from_std);
     let stream = StallGuard::new(stream, ANSWER_PATIENCE, unhurried.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(unhurried.clone());
+        request.extensions_mut().insert((asker.clone(), Arc::clone(&access)));
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });

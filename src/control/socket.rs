@@ -23,13 +23,19 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::{AcceptConn, SockType};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstatat, stat};
+use nix::unistd::{Gid, UnlinkatFlags, fchownat, unlinkat};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::time::{Instant, sleep};
 
+use super::access::Access;
+use crate::users::Group;
+
 /// Owner and group may talk to hsup: who may stop dynos is decided by the group of the file.
 const SOCKET_MODE: Mode = Mode::S_IRWXU.union(Mode::S_IRWXG);
+
+/// With a group that may only read everybody may connect, and is told apart then: a file has one group.
+const OPEN_MODE: Mode = Mode::S_IRWXU.union(Mode::S_IRWXG).union(Mode::S_IRWXO);
 
 /// Directories made on the way: everybody may pass, since the socket itself says who may connect.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -145,8 +151,9 @@ pub struct ControlSocket {
     path: PathBuf,
     // Before the listener, which is open until after this is dropped. So no other hsup takes the path between the
     // look and the removal, and the kernel has not given the number of our inode to another file.
-    _file: Option<OwnFile>,
+    file: Option<OwnFile>,
     listener: UnixListener,
+    access: Access,
 }
 
 impl ControlSocket {
@@ -157,6 +164,41 @@ impl ControlSocket {
 
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Says who may use it: members of `control` everything, and of `read` what only reads. Without either it stays as
+    /// it is, and who may connect may do everything. Where only `read` is named, control is that of the group that the
+    /// file of the socket has. The file of a socket that a service manager has made is left as it is.
+    ///
+    /// # Errors
+    /// If the file cannot be given to the group, or has none.
+    pub fn restrict(&mut self, control: Option<Group>, read: Option<Group>) -> Result<(), SocketError> {
+        if control.is_none() && read.is_none() {
+            return Ok(());
+        }
+        // From the first moment on, nobody is let in who is not to be.
+        let control = match control {
+            Some(control) => control,
+            None => {
+                let found =
+                    stat(&self.path).map_err(|error| SocketError::io("look at", &self.path, error))?;
+                Group { name: found.st_gid.to_string(), gid: found.st_gid }
+            }
+        };
+        let mode = if read.is_some() { OPEN_MODE } else { SOCKET_MODE };
+        let gid = Gid::from_raw(control.gid);
+        self.access = Access { control: Some(control), read };
+        let Some(file) = &self.file else { return Ok(()) };
+        let Place { directory, path } = &file.place;
+        let name = file.place.name();
+        fchownat(directory, name, None, Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|error| SocketError::io("give to its group", path, error))?;
+        fchmodat(directory, name, mode, FchmodatFlags::NoFollowSymlink)
+            .map_err(|error| SocketError::io("set the mode of", path, error))
     }
 }
 
@@ -234,7 +276,7 @@ pub fn adopt(descriptor: OwnedFd) -> Result<ControlSocket, SocketError> {
     let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
     let watched = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
     let listener = watched.map_err(|error| SocketError::io("listen at", &path, error))?;
-    Ok(ControlSocket { path, _file: None, listener })
+    Ok(ControlSocket { path, file: None, listener, access: Access::default() })
 }
 
 /// Takes the path for this hsup: makes missing directories, takes over a stale socket or an empty file, and
@@ -357,7 +399,8 @@ fn listen(place: Place) -> Result<ControlSocket, SocketError> {
         fchmodat(directory, file.place.name(), SOCKET_MODE, FchmodatFlags::NoFollowSymlink)
             .map_err(|error| SocketError::io("set the mode of", path, error))?;
     }
-    Ok(ControlSocket { path: file.place.path.clone(), _file: Some(file), listener })
+    let path = file.place.path.clone();
+    Ok(ControlSocket { path, file: Some(file), listener, access: Access::default() })
 }
 
 #[cfg(test)]

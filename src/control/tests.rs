@@ -15,15 +15,18 @@ use tokio::time::Instant;
 
 use super::body::AnswerBody;
 use super::client::{Client, ClientError};
+use super::inspect::Here;
 use super::routes::Api;
 use super::server::serve_with;
 use super::wire::{StatusResponse, StopRequest, StopResponse};
 use super::{bind, serve};
 use crate::dyno::{DynoState, DynoStatus};
-use crate::formation::{Command, FormationHandle, FormationStatus};
+use crate::events::Events;
+use crate::formation::{CannotRun, Command, FormationHandle, FormationStatus};
 use crate::history::{Keeper, Place};
 use crate::logs::Logs;
 use crate::model::{DynoName, ReleaseVersion, Target};
+use crate::sources::Looks;
 
 /// A server on a socket of its own; it ends with `stop`.
 struct Server {
@@ -40,9 +43,18 @@ impl Server {
         let socket = bind(&path).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let (_, releases) = watch::channel(None);
-        let (_, _, history, keeping) = Keeper::start(Place::Memory, false, releases);
+        let (_, _, history, keeping) = Keeper::start(Place::Memory, false, releases, Events::new());
         tokio::spawn(keeping);
-        let api = Api::new(formation, history, Logs::for_tests());
+        let here = Here {
+            live: watch::channel(None).1,
+            driver: "simple",
+            state_dir: "/state".into(),
+            directory: "/".into(),
+            folder: None,
+            binds: Vec::new(),
+        };
+        let (events, looks) = (Events::new(), Looks::new(Events::new()));
+        let api = Api::new(formation, history, here, Logs::for_tests(), events, looks);
         let task = tokio::spawn(serve(socket, api, async { _ = stopped.await }));
         Self { _directory: directory, path, stop, task }
     }
@@ -147,6 +159,10 @@ fn formation(names: &'static [&'static str]) -> FormationHandle {
                     let (stopped, rest): (Vec<_>, Vec<_>) = dynos.into_iter().partition(meant);
                     dynos = rest;
                     _ = reply.send(stopped.into_iter().map(|dyno| dyno.name).collect());
+                }
+                Command::Preview { arrival, reply } => {
+                    let why = "it is a script".to_owned();
+                    _ = reply.send(Err(CannotRun { release: arrival.release.version, why }));
                 }
                 Command::CheckScale { quantities: _, reply } => _ = reply.send(Ok(())),
                 Command::Restart { targets, rolling: _, reply } => {
@@ -430,7 +446,8 @@ async fn a_client_hears_what_the_server_says() {
     let error = server.client().get_json::<Value>("/nowhere").await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is nothing at /nowhere: try /health, /status, /logs, /releases or /control/stop, restart, scale, rollback"
+        "there is nothing at /nowhere: there are /health, /status, /logs, /events, /metrics, /releases, /config, /release, /plan, \
+         /openapi.json, /control/stop, /control/restart, /control/scale, /control/rollback"
     );
     assert!(matches!(error, ClientError::Refused { status: 404, .. }), "{error}");
     let error = server.client().get_json::<Value>("/health").await.unwrap_err();

@@ -2,26 +2,31 @@
 //! UTC with milliseconds. Nothing here does I/O.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
 
-use hsup_drivers::Exit;
 use hsup_drivers::process::Usage;
-use nix::sys::signal::Signal;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
-use crate::dyno::{self, DynoState, DynoStatus, Health, Why};
+use crate::dyno::{DynoState, DynoStatus, Health};
 use crate::formation::FormationStatus;
 use crate::logs::LogsStatus;
-use crate::model::{AppName, DynoName, ProcessType, Quantity, ReleaseVersion, Target};
+use crate::model::{AppName, DynoName, ProcessType, Quantity, Target};
 
+mod event;
+mod inspect;
+mod last_exit;
 mod operate;
+mod quantities;
+mod text;
 
+pub use event::{EventEntry, EventHead};
+pub use inspect::{ConfigResponse, ConfigValues, LiveResponse, PlanResponse, PlannedConfig, PlannedDyno};
+pub use last_exit::{Ended, LastExit};
 pub use operate::{
     HistoryEntry, ReleasesResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse,
     ScaleRequest,
 };
+pub use text::{Timestamp, Version};
 
 /// The answer to `GET /status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -198,75 +203,6 @@ impl From<&LogsStatus> for LogsEntry {
     }
 }
 
-/// How and when the last run of a dyno ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastExit {
-    /// How.
-    #[serde(flatten)]
-    pub how: Ended,
-    /// Why, as a word: `exited`, `out-of-memory`, `boot-timeout`, `liveness`, ...
-    #[serde(rename = "Reason", default)]
-    pub reason: String,
-    /// What there is to say beyond that.
-    #[serde(rename = "Detail", default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// When.
-    #[serde(rename = "At")]
-    pub at: Timestamp,
-}
-
-/// How a run ended. A reader tries the forms in this order: `Error` has a `Code` as well.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Ended {
-    /// It never started.
-    #[serde(rename_all = "PascalCase")]
-    NotStarted {
-        /// What went wrong.
-        error: String,
-        /// What a shell gives for it: 127 not found, 126 not executable.
-        code: u8,
-    },
-    /// A signal ended it.
-    #[serde(rename_all = "PascalCase")]
-    Signal {
-        /// The number of the signal.
-        signal: i32,
-        /// Its name, `SIGKILL`.
-        name: String,
-    },
-    /// It exited.
-    #[serde(rename_all = "PascalCase")]
-    Exited {
-        /// With this code.
-        code: u8,
-    },
-}
-
-impl From<&dyno::LastExit> for LastExit {
-    fn from(last: &dyno::LastExit) -> Self {
-        let how = match &last.how {
-            dyno::Ended::Exited(Exit::Code(code)) => Ended::Exited { code: *code },
-            dyno::Ended::Exited(Exit::Signal(number)) => {
-                Ended::Signal { signal: *number, name: signal_name(*number) }
-            }
-            dyno::Ended::NotStarted { why, status } => {
-                Ended::NotStarted { error: why.clone(), code: *status }
-            }
-        };
-        let detail = match &last.why {
-            Why::BootTimeout { missing } => Some(missing.clone()),
-            Why::Unwell { finding } => Some(finding.clone()),
-            Why::ByItself | Why::NotStarted | Why::OutOfMemory | Why::Restarted | Why::Retired => None,
-        };
-        Self { how, reason: last.why.word().to_owned(), detail, at: Timestamp(last.at) }
-    }
-}
-
-fn signal_name(number: i32) -> String {
-    Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
-}
-
 /// The body of `POST /control/stop`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -302,59 +238,6 @@ pub struct ErrorResponse {
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-}
-
-/// A release version as text: `v3`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version(pub ReleaseVersion);
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Serialize for Version {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(input)?;
-        let number = text.strip_prefix('v').and_then(|number| number.parse().ok());
-        number
-            .map(|number| Self(ReleaseVersion(number)))
-            .ok_or_else(|| de::Error::custom(format!("{text:?} is not a release version such as \"v3\"")))
-    }
-}
-
-/// A moment, cut to milliseconds on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(pub SystemTime);
-
-/// 9999-12-31T23:59:59Z. RFC 3339 has four digits for the year.
-const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
-
-impl fmt::Display for Timestamp {
-    /// A moment that RFC 3339 cannot say (a clock that was never set) becomes the nearest one that it can.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since_epoch = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_epoch.min(LAST_SECOND)).fmt(f)
-    }
-}
-
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Timestamp {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        humantime::parse_rfc3339(&String::deserialize(input)?).map(Self).map_err(de::Error::custom)
-    }
 }
 
 impl StatusResponse {

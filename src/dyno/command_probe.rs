@@ -8,8 +8,9 @@ use std::time::Duration;
 use hsup_drivers::{DynoDriver, DynoSpec, Exit, KillSignal, Output, Run, Stdio};
 use tokio::io;
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::explain;
 
@@ -18,25 +19,19 @@ use crate::explain;
 pub(super) struct CommandProbes {
     driver: Arc<dyn DynoDriver>,
     spec: Arc<DynoSpec>,
-    /// Each task has one of these until the command is gone.
-    alive: mpsc::Sender<()>,
-}
-
-/// Tells when every command is gone.
-pub(super) struct CommandsGone(mpsc::Receiver<()>);
-
-impl CommandsGone {
-    /// Waits until the last [`CommandProbes`] is dropped and every command is gone.
-    pub(super) async fn wait(mut self) {
-        let _none_is_ever_sent = self.0.recv().await;
-    }
+    tasks: TaskTracker,
 }
 
 impl CommandProbes {
     /// For a dyno that this driver starts from this.
-    pub(super) fn new(driver: &Arc<dyn DynoDriver>, spec: &Arc<DynoSpec>) -> (Self, CommandsGone) {
-        let (alive, gone) = mpsc::channel(1);
-        (Self { driver: Arc::clone(driver), spec: Arc::clone(spec), alive }, CommandsGone(gone))
+    pub(super) fn new(driver: &Arc<dyn DynoDriver>, spec: &Arc<DynoSpec>) -> Self {
+        Self { driver: Arc::clone(driver), spec: Arc::clone(spec), tasks: TaskTracker::new() }
+    }
+
+    /// Waits until every command is gone, once nobody runs any more.
+    pub(super) async fn gone(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Runs a command as the dyno is run, and ends it when it is given up. What is wrong, unless it ends with 0 in
@@ -50,9 +45,9 @@ impl CommandProbes {
             own_env: Vec::new(),
             ..DynoSpec::clone(&self.spec)
         };
-        let (driver, alive, command) = (Arc::clone(&self.driver), self.alive.clone(), command.to_owned());
+        let (driver, command) = (Arc::clone(&self.driver), command.to_owned());
         let (mut reply, answer) = oneshot::channel();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let result = match driver.start(&spec).await {
                 Ok(run) => {
                     let end = tokio::select! {
@@ -70,7 +65,6 @@ impl CommandProbes {
                 Err(error) => Err(explain(&error)),
             };
             let _given_up = reply.send(result);
-            drop(alive);
         });
         answer.await.unwrap_or_else(|_| Err("its check could not be made".to_owned()))
     }

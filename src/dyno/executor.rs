@@ -15,12 +15,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
-use super::command_probe::{CommandProbes, CommandsGone};
+use super::command_probe::CommandProbes;
 use super::fsm::{Effect, Input, Phase, Rules, RunId, Started, State, Timer, step};
 use super::notify_socket::NotifySocket;
 use super::policy::{LASTED, Policy};
 use super::signs::Signs;
 use super::status::{DynoState, DynoStatus, Ended, LastExit, Why};
+use crate::events::{DynoNews, Events};
 use crate::explain;
 use crate::logs::{DynoLog, Reading};
 use crate::model::{Check, DynoName, ReleaseVersion};
@@ -61,6 +62,8 @@ pub struct Dyno {
     pub changes: watch::Sender<()>,
     /// Where what it prints goes, and what is said of it.
     pub log: DynoLog,
+    /// Where it is told what happens to it.
+    pub events: Events,
 }
 
 /// A handle to a dyno. The dyno is retired when its handle is dropped.
@@ -100,7 +103,7 @@ impl Dyno {
         let notify = notify_socket(&mut spec, [&self.readiness, &self.liveness]);
         let (publish, status) = watch::channel(DynoStatus { state: DynoState::Stopped, ..first });
         let spec = Arc::new(spec);
-        let (commands_of_checks, commands_gone) = CommandProbes::new(&self.driver, &spec);
+        let commands_of_checks = CommandProbes::new(&self.driver, &spec);
         let executor = Executor {
             spec,
             commands: commands_of_checks,
@@ -114,6 +117,8 @@ impl Dyno {
             notify,
             doom: None,
             log: self.log,
+            events: self.events,
+            spawned: None,
             state: State::default(),
             run: None,
             running: Running::Nothing,
@@ -122,7 +127,7 @@ impl Dyno {
             timer: None,
             publish,
         };
-        (DynoHandle { commands, status }, executor.live(mailbox, commands_gone))
+        (DynoHandle { commands, status }, executor.live(mailbox))
     }
 }
 
@@ -189,6 +194,9 @@ struct Executor {
     /// Why hsup ends the run, once it does.
     doom: Option<Why>,
     log: DynoLog,
+    events: Events,
+    /// When the newest run was begun to be started, and how long the driver took for it.
+    spawned: Option<(Instant, Duration)>,
     state: State,
     /// The run, from the moment that the driver has started it until all of it is gone.
     run: Option<Arc<dyn Run>>,
@@ -202,7 +210,7 @@ struct Executor {
 }
 
 impl Executor {
-    async fn live(mut self, mailbox: mpsc::Receiver<Command>, gone: CommandsGone) -> Option<LastExit> {
+    async fn live(mut self, mailbox: mpsc::Receiver<Command>) -> Option<LastExit> {
         let mut mailbox = Some(mailbox);
         self.take(Input::StayStarted);
         while self.state.phase != Phase::Retired {
@@ -220,8 +228,9 @@ impl Executor {
         }
         let last_exit = self.publish.borrow().last_exit.clone();
         // with the checks their commands are given up, and are ended
+        let commands = self.commands.clone();
         drop(self);
-        gone.wait().await;
+        commands.gone().await;
         last_exit
     }
 
@@ -244,6 +253,7 @@ impl Executor {
         let (before, after) = (visible(before), visible(self.state));
         if before != after {
             self.say(Level::INFO, &format!("State changed from {} to {}", before.word(), after.word()));
+            self.tell(self.state_news(before, after));
             self.changes.send_replace(());
         }
     }
@@ -263,8 +273,10 @@ impl Executor {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Spawn(_) => {
+            Effect::Spawn(run) => {
                 self.doom = None;
+                self.spawned = Some((Instant::now(), Duration::ZERO));
+                self.tell_restart(run);
                 let (driver, spec) = (Arc::clone(&self.driver), Arc::clone(&self.spec));
                 self.running = Running::Start(Box::pin(async move { driver.start(&spec).await }));
             }
@@ -293,7 +305,7 @@ impl Executor {
                 self.running = Running::Nothing;
                 let ended = Ended::NotStarted { why: explain(&error), status: error.status() };
                 self.say(Level::ERROR, &format!("Cannot start: {}", explain(&error)));
-                self.ended(ended, Why::NotStarted);
+                self.ended(ended, Why::NotStarted, Arc::default());
                 Input::StartFailed(run)
             }
             News::MainExited(MainExit { exit, alone: false }) => {
@@ -308,6 +320,7 @@ impl Executor {
             News::Gone(exit) => self.over(run, exit).await,
             News::MemoryFull => {
                 self.say(Level::WARN, "Error R14 (Memory quota exceeded)");
+                self.tell(DynoNews::Memory);
                 self.running =
                     self.run.clone().map_or(Running::Nothing, |run| Running::Main(news_of_main(run)));
                 return None;
@@ -326,15 +339,19 @@ impl Executor {
             notify.forget();
         }
         self.up = None;
+        if let Some((spawned, took)) = &mut self.spawned {
+            *took = spawned.elapsed();
+        }
     }
 
     /// Every process of the run is gone.
     async fn over(&mut self, run: RunId, exit: Exit) -> Input {
         self.running = Running::Nothing;
         let out_of_memory = self.run.take().is_some_and(|run| run.out_of_memory());
-        if let Some(output) = self.output.take() {
-            output.finish().await;
-        }
+        let last_lines = match self.output.take() {
+            Some(output) => output.finish().await,
+            None => Arc::default(),
+        };
         if out_of_memory {
             self.say(Level::ERROR, "Error R15 (Memory quota vastly exceeded)");
         }
@@ -344,12 +361,13 @@ impl Executor {
             Some(why) => why,
             None => Why::ByItself,
         };
-        self.ended(Ended::Exited(exit), why);
+        self.ended(Ended::Exited(exit), why, last_lines);
         Input::Exited { run, lasted: self.up.take().is_some_and(|at| at.elapsed() >= LASTED) }
     }
 
-    fn ended(&self, how: Ended, why: Why) {
-        let last_exit = LastExit { how, why, at: SystemTime::now() };
+    fn ended(&self, how: Ended, why: Why, last_lines: Arc<[String]>) {
+        let last_exit = LastExit { how, why, at: SystemTime::now(), last_lines };
+        self.tell(DynoNews::Exit(last_exit.clone()));
         self.publish.send_modify(|status| status.last_exit = Some(last_exit));
     }
 }

@@ -14,6 +14,7 @@ struct Bench {
     handle: DynoHandle,
     task: JoinHandle<Option<LastExit>>,
     runs: Runs,
+    events: Events,
 }
 
 impl Bench {
@@ -31,6 +32,7 @@ impl Bench {
     ) -> Self {
         let check = |text: &str| text.parse::<CheckText>().unwrap().0.unwrap();
         let (driver, runs) = Scripted::new(Network::Host, &[], script);
+        let events = Events::new();
         let dyno = Dyno {
             name: "web.1".parse().unwrap(),
             release: ReleaseVersion(1),
@@ -51,9 +53,10 @@ impl Bench {
             liveness: liveness.map(check),
             changes: watch::Sender::default(),
             log: Logs::for_tests().dyno(&"web.1".parse().unwrap(), Printing::Elsewhere),
+            events: events.clone(),
         };
         let (handle, task) = dyno.start();
-        Self { handle, task: tokio::spawn(task), runs }
+        Self { handle, task: tokio::spawn(task), runs, events }
     }
 
     async fn next_run(&mut self) -> Arc<ScriptedRun> {
@@ -83,6 +86,30 @@ async fn the_first_crash_restarts_at_once_and_the_next_ones_back_off() {
     assert!((Duration::from_millis(800)..=Duration::from_millis(1201)).contains(&begin.elapsed()));
     assert_eq!(bench.handle.status().restarts, 2);
     assert_eq!(bench.handle.status().next_retry_at, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_thing_that_happens_is_told_once_and_in_order() {
+    let mut bench = Bench::new(false, &[]);
+    let mut place = bench.events.before(None, |_| true);
+    bench.next_run().await.exit(Exit::Code(1), true);
+    bench.next_run().await;
+    bench.handle.send(Command::Retire);
+    bench.reach(DynoState::Stopping).await;
+    let told = bench.events.read(&mut place, 100).events;
+    let told: Vec<String> = told.iter().map(|event| event.what.to_string()).collect();
+    let expected = [
+        "State changed from stopped to starting",
+        "State changed from starting to up",
+        "Process exited with exit status 1",
+        "Starting again (exited), restart 1",
+        "State changed from up to starting",
+        "State changed from starting to up",
+        "State changed from up to stopping",
+    ];
+    assert_eq!(told, expected.map(|news| format!("web.1: {news}")));
+    let starts = bench.events.tally().starts;
+    assert_eq!(starts.values().map(|histogram| histogram.count()).sum::<u64>(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -111,12 +111,17 @@ impl Prober {
         heard.map_err(|_| format!("it has not sent WATCHDOG=1 for {period:?}"))
     }
 
-    /// One try.
+    /// One try. What it takes is there for as long as it lasts only: hundreds of dynos may be waited for, or asked at
+    /// the same moment.
     async fn ask(&self, check: &Check) -> Result<(), Finding> {
+        Box::pin(self.try_once(check)).await
+    }
+
+    async fn try_once(&self, check: &Check) -> Result<(), Finding> {
         let asked = async {
             match &check.probe {
-                Probe::Http(path) => self.get(path).await,
-                Probe::Command(command) => self.commands.run(command, check.timeout).await,
+                Probe::Http(path) => Box::pin(self.get(path)).await,
+                Probe::Command(command) => Box::pin(self.commands.run(command, check.timeout)).await,
                 Probe::Port | Probe::Log(_) | Probe::Notify => self.connect().await.map(drop),
             }
         };

@@ -1,9 +1,10 @@
 //! What a run says of itself: by a line that it prints, or by sd_notify. One end is given to what hears it, the
 //! other to what waits for it.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// What has been said so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,27 +17,27 @@ struct Said {
 
 /// The signs of one run. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Signs(Arc<watch::Sender<Said>>);
+pub(super) struct Signs(Arc<(Mutex<Said>, Notify)>);
 
 impl Signs {
     /// Of a run that has said nothing yet.
     pub(super) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(Said::default())))
+        Self(Arc::default())
     }
 
     /// It has said `READY=1`.
     pub(super) fn note_ready(&self) {
-        self.0.send_modify(|said| said.ready = true);
+        self.note(|said| said.ready = true);
     }
 
     /// It has printed the line that is waited for.
     pub(super) fn note_printed(&self) {
-        self.0.send_modify(|said| said.printed = true);
+        self.note(|said| said.printed = true);
     }
 
     /// It has said `WATCHDOG=1`.
     pub(super) fn note_alive(&self) {
-        self.0.send_modify(|said| said.beats += 1);
+        self.note(|said| said.beats += 1);
     }
 
     /// Waits for `READY=1`.
@@ -51,13 +52,28 @@ impl Signs {
 
     /// Waits for the next `WATCHDOG=1`.
     pub(super) async fn alive(&self) {
-        let before = self.0.borrow().beats;
+        let before = self.said().beats;
         self.until(|said| said.beats != before).await;
     }
 
+    fn said(&self) -> Said {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Said)) {
+        change(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.0.1.notify_waiters();
+    }
+
     async fn until(&self, reached: impl Fn(&Said) -> bool) {
-        // the sender is in this very value, so that it cannot be gone
-        let mut said = self.0.subscribe();
-        let _reached = said.wait_for(reached).await;
+        loop {
+            // before the look, so that nothing that is said meanwhile is missed
+            let mut news = pin!(self.0.1.notified());
+            news.as_mut().enable();
+            if reached(&self.said()) {
+                return;
+            }
+            news.await;
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What is to be seen of a dyno from outside: plain data, published by its executor.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hsup_drivers::Exit;
@@ -51,6 +52,29 @@ pub struct LastExit {
     pub why: Why,
     /// When.
     pub at: SystemTime,
+    /// The last lines that it printed, as far as hsup reads them and still has them.
+    pub last_lines: Arc<[String]>,
+}
+
+impl LastExit {
+    /// The memory that its texts take, in bytes.
+    pub fn text_bytes(&self) -> usize {
+        let how = match &self.how {
+            Ended::NotStarted { why, .. } => why.len(),
+            Ended::Exited(_) => 0,
+        };
+        let why = match &self.why {
+            Why::BootTimeout { missing: text } | Why::Unwell { finding: text } => text.len(),
+            Why::ByItself
+            | Why::NotStarted
+            | Why::OutOfMemory
+            | Why::ExitTimeout
+            | Why::Restarted
+            | Why::Retired => 0,
+        };
+        let lines = self.last_lines.iter().map(|line| line.len() + size_of::<String>());
+        how + why + lines.sum::<usize>()
+    }
 }
 
 /// Why a run came to its end.
@@ -72,6 +96,8 @@ pub enum Why {
         /// What the check says.
         finding: String,
     },
+    /// It was told to end, and had not within the stop timeout: it was killed.
+    ExitTimeout,
     /// An operator asked for a restart.
     Restarted,
     /// It was told to end for good: scaled down, replaced by another release, or stopped.
@@ -87,6 +113,7 @@ impl Why {
             Self::OutOfMemory => "out-of-memory",
             Self::BootTimeout { .. } => "boot-timeout",
             Self::Unwell { .. } => "liveness",
+            Self::ExitTimeout => "exit-timeout",
             Self::Restarted => "restarted",
             Self::Retired => "retired",
         }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ports::NoPort;
+use super::preview::Preview;
 use crate::dyno::DynoStatus;
+use crate::history::Arrival;
 use crate::model::{AppName, DynoName, ProcessType, Quantity, ReleaseVersion, Target};
 
 /// How many commands may wait for the supervisor before a caller waits with them.
@@ -22,6 +24,8 @@ pub(crate) enum Command {
         quantities: BTreeMap<ProcessType, Quantity>,
         reply: oneshot::Sender<Result<(), ScaleRefused>>,
     },
+    /// Tells what a release would change.
+    Preview { arrival: Arrival, reply: oneshot::Sender<Result<Preview, CannotRun>> },
     /// Restarts dynos, and answers with their names.
     Restart { targets: Vec<Target>, rolling: bool, reply: oneshot::Sender<Vec<DynoName>> },
     /// Stops dynos for good and answers with their names when all their processes are gone.
@@ -62,6 +66,16 @@ pub enum ScaleRefused {
     Port(#[from] NoPort),
 }
 
+/// A release cannot run on this host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("release {release} would be refused: {why}")]
+pub struct CannotRun {
+    /// The release.
+    pub release: ReleaseVersion,
+    /// Why.
+    pub why: String,
+}
+
 /// A handle to the formation's supervisor.
 #[derive(Clone, Debug)]
 pub struct FormationHandle {
@@ -92,6 +106,14 @@ impl FormationHandle {
         quantities: BTreeMap<ProcessType, Quantity>,
     ) -> Result<Result<(), ScaleRefused>, ShuttingDown> {
         self.ask(|reply| Command::CheckScale { quantities, reply }).await
+    }
+
+    /// What a release would change, as if it came now.
+    ///
+    /// # Errors
+    /// If the supervisor has ended; and inside, why it would be refused.
+    pub async fn preview(&self, arrival: Arrival) -> Result<Result<Preview, CannotRun>, ShuttingDown> {
+        self.ask(|reply| Command::Preview { arrival, reply }).await
     }
 
     /// Stops dynos for good; returns when all their processes are gone, with their names in order.

@@ -6,12 +6,14 @@ mod plan;
 mod ports;
 mod prepare;
 mod preparing;
+mod preview;
 mod supervisor;
 mod work;
 
 #[cfg(test)]
 pub(crate) use handle::Command;
-pub use handle::{FormationHandle, FormationStatus, ScaleRefused, ShuttingDown};
+pub use handle::{CannotRun, FormationHandle, FormationStatus, ScaleRefused, ShuttingDown};
 pub use prepare::{PrepareError, Prepared, Preparer};
+pub use preview::{Change, DynoChange, Preview, VarChanges};
 pub use supervisor::Supervisor;
 pub use work::{Outcome, Settings, Shutdown, Work};

@@ -25,6 +25,7 @@ use super::prepare::{PrepareError, Prepared, Preparer};
 use super::preparing::{Preparing, PreparingState};
 use super::work::{Outcome, Settings, Shutdown, Work};
 use crate::dyno::{self, DynoStatus, LastExit, retry_after};
+use crate::events::ReleaseNews;
 use crate::explain;
 use crate::history::{Arrival, Note, Notes};
 use crate::logs::{Console, Logs};
@@ -168,6 +169,9 @@ impl Supervisor {
             Event::Command(Command::CheckScale { quantities, reply }) => {
                 let _nobody_asks_any_more = reply.send(self.check_scale(&quantities));
             }
+            Event::Command(Command::Preview { arrival, reply }) => {
+                let _nobody_asks_any_more = reply.send(self.preview(&arrival));
+            }
             Event::Command(Command::Stop { targets, reply }) => self.stop(&targets, reply),
             Event::Command(Command::Restart { targets, rolling, reply }) => {
                 let _nobody_asks_any_more = reply.send(self.restart(&targets, rolling));
@@ -203,6 +207,7 @@ impl Supervisor {
             Ok(desired) => desired,
             Err(error) => {
                 tracing::error!("release {} is refused: {error}; what runs goes on", release.version);
+                self.notes.tell_others(&release, ReleaseNews::Failed { why: error.to_string() });
                 self.outcome = self.runs_once().then_some(Outcome::NotPrepared);
                 return;
             }
@@ -226,6 +231,7 @@ impl Supervisor {
             Some(_) | None if is_being_prepared => self.rescale_preparing(release, desired),
             Some(_) | None => {
                 tracing::info!("release {} of {}: preparing", release.version, release.app);
+                self.notes.tell_others(&release, ReleaseNews::Preparing);
                 self.give_up_preparing();
                 let state = PreparingState::Working(self.preparer.prepare(Arc::clone(&release)));
                 self.preparing = Some(Preparing { release, desired, phase_done, failures: 0, state });
@@ -252,6 +258,7 @@ impl Supervisor {
             Some(Ok(prepared)) => self.before_going_live(preparing, prepared.into()),
             Some(Err(error)) if self.runs_once() => {
                 tracing::error!("{}", explain(&error));
+                self.notes.tell_others(&preparing.release, ReleaseNews::Failed { why: explain(&error) });
                 self.outcome = Some(Outcome::NotPrepared);
             }
             Some(Err(error)) => {
@@ -261,6 +268,7 @@ impl Supervisor {
                     self.live.as_ref().map(|live| format!("; release {} runs on", live.made.release.version));
                 let running = running.unwrap_or_default();
                 tracing::error!("{}{running}; trying again in {wait:.0?}", explain(&error));
+                self.notes.tell_others(&preparing.release, ReleaseNews::Failed { why: explain(&error) });
                 preparing.state = PreparingState::RetryAt(Instant::now() + wait);
                 self.preparing = Some(preparing);
             }

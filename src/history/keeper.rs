@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::file::{self, FileError};
 use super::record::{Entry, History, Verdict};
 use crate::blocking::blocking;
+use crate::events::{Events, ReleaseNews, What};
 use crate::explain;
 use crate::model::{AppName, ProcessType, Quantity, Release, ReleaseVersion};
 
@@ -50,17 +51,38 @@ pub enum Note {
 
 /// Where the supervisor tells. Nobody waits for what is done about it.
 #[derive(Clone, Debug)]
-pub struct Notes(mpsc::UnboundedSender<Note>);
+pub struct Notes {
+    keeper: mpsc::UnboundedSender<Note>,
+    events: Events,
+}
 
 impl Notes {
-    /// Tells.
+    /// Tells the history and, by an event, everybody else.
     pub fn tell(&self, note: Note) {
-        let _gone_at_shutdown = self.0.send(note);
+        match &note {
+            Note::PhaseDone(_) => {}
+            Note::Live(release) => self.tell_others(release, ReleaseNews::Live),
+            Note::Good(release) => self.tell_others(release, ReleaseNews::Good),
+            Note::Bad { release, why, fallback: _ } => {
+                self.tell_others(release, ReleaseNews::Bad { why: why.clone() });
+            }
+        }
+        let _gone_at_shutdown = self.keeper.send(note);
+    }
+
+    /// Tells what is nothing for the history.
+    pub fn tell_others(&self, release: &Release, news: ReleaseNews) {
+        self.events.tell(What::Release { release: release.version, news });
+    }
+
+    /// Where everybody else hears of what happens.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Where nobody listens.
     pub fn to_nobody() -> Self {
-        Self(mpsc::unbounded_channel().0)
+        Self { keeper: mpsc::unbounded_channel().0, events: Events::new() }
     }
 }
 
@@ -88,6 +110,7 @@ pub enum RollbackError {
 
 enum Command {
     List(oneshot::Sender<(Vec<Entry>, Option<Arc<Release>>)>),
+    Preview { newest: Arc<Release>, reply: oneshot::Sender<Arrival> },
     Scale { quantities: BTreeMap<ProcessType, Quantity>, reply: oneshot::Sender<Result<(), RollbackError>> },
     Rollback { to: Option<ReleaseVersion>, reply: oneshot::Sender<Result<Arc<Release>, RollbackError>> },
 }
@@ -104,6 +127,16 @@ impl HistoryHandle {
     pub async fn list(&self) -> Result<(Vec<Entry>, Option<Arc<Release>>), RollbackError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Command::List(reply)).await?;
+        answer.await.map_err(|_| RollbackError::ShuttingDown)
+    }
+
+    /// What the supervisor would be given if the source had this release now. Nothing is changed.
+    ///
+    /// # Errors
+    /// If hsup ends.
+    pub async fn preview(&self, newest: Arc<Release>) -> Result<Arrival, RollbackError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Preview { newest, reply }).await?;
         answer.await.map_err(|_| RollbackError::ShuttingDown)
     }
 
@@ -156,6 +189,7 @@ pub struct Keeper {
     newest: Option<Arc<Release>>,
     live: Option<Arc<Release>>,
     arrivals: watch::Sender<Option<Arrival>>,
+    events: Events,
 }
 
 impl Keeper {
@@ -166,6 +200,7 @@ impl Keeper {
         place: Place,
         forget_scale: bool,
         releases: watch::Receiver<Option<Arc<Release>>>,
+        events: Events,
     ) -> (watch::Receiver<Option<Arrival>>, Notes, HistoryHandle, impl Future<Output = ()> + Send) {
         let (arrivals, arriving) = watch::channel(None);
         let (notes, noted) = mpsc::unbounded_channel();
@@ -178,8 +213,10 @@ impl Keeper {
             newest: None,
             live: None,
             arrivals,
+            events: events.clone(),
         };
-        (arriving, Notes(notes), HistoryHandle(commands), keeper.keep(releases, noted, mailbox))
+        let notes = Notes { keeper: notes, events };
+        (arriving, notes, HistoryHandle(commands), keeper.keep(releases, noted, mailbox))
     }
 
     async fn keep(
@@ -262,7 +299,10 @@ impl Keeper {
         let of_the_source = bad.needs_no_restart(&newest) && never_good;
         let from_history = || {
             let target = self.history.find_target(None, Some(bad)).filter(|_| of_the_source)?;
-            tracing::error!("going back from release {} to release {}", bad.version, target.release.version);
+            let to = target.release.version;
+            tracing::error!("going back from release {} to release {to}", bad.version);
+            let news = ReleaseNews::RolledBack { to };
+            self.events.tell(What::Release { release: bad.version, news });
             Some(Arc::clone(&target.release))
         };
         if let Some(release) = fallback.or_else(from_history) {
@@ -275,6 +315,13 @@ impl Keeper {
         match command {
             Command::List(reply) => {
                 let _nobody_asks = reply.send((self.history.entries().to_vec(), self.live.clone()));
+            }
+            Command::Preview { newest, reply } => {
+                let mut history = self.history.clone();
+                let release = history.choose(&newest);
+                let phase_done = history.phase_done(&release);
+                let scale = history.scale_of(&newest);
+                let _nobody_asks = reply.send(Arrival { release, phase_done, scale });
             }
             Command::Scale { quantities, reply } => {
                 let result = self.scale(quantities);

@@ -24,7 +24,7 @@ fn two_webs() -> BTreeMap<ProcessType, Quantity> {
 impl Bench {
     fn start(place: Place) -> Self {
         let (releases, newest) = watch::channel(None);
-        let (arrivals, notes, handle, keeping) = Keeper::start(place, false, newest);
+        let (arrivals, notes, handle, keeping) = Keeper::start(place, false, newest, Events::new());
         tokio::spawn(keeping);
         Self { releases, arrivals, notes, handle }
     }

@@ -122,6 +122,12 @@ impl Batch {
         self.bytes.len() + OVERHEAD
     }
 
+    /// The lines, the last one first.
+    pub fn lines_backwards(&self) -> impl Iterator<Item = &[u8]> {
+        let text = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
+        text.rsplit(|byte| *byte == b'\n')
+    }
+
     /// The lines in order.
     pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let mut rest: &[u8] = &self.bytes;

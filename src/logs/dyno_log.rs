@@ -15,6 +15,7 @@ use super::console::{Channel, Console};
 use super::hub::Logs;
 use super::lines::Lines;
 use super::reader::{Until, read_output};
+use super::tail::Mark;
 use crate::model::DynoName;
 
 /// How long to read on after the last process of a run is gone. Its pipes are closed then, unless a process
@@ -92,12 +93,13 @@ impl DynoLog {
     /// Begins to read what a run of the dyno prints, and looks there for what is awaited.
     pub fn follow(&self, output: Output, awaited: Option<Awaited>) -> Reading {
         let (until, told) = watch::channel(Until::Closed);
+        let begin = self.0.logs.tail().mark();
         let task = tokio::spawn(read_output(output, self.clone(), awaited, told));
         let console = match &self.0.printing {
             Printing::Lines(console, _) | Printing::Through(console) => Some(console.clone()),
             Printing::Elsewhere => None,
         };
-        Reading { task, until, console }
+        Reading { task, until, console, log: self.clone(), begin }
     }
 
     /// Takes what a terminal shows, given piece by piece, until the sender is dropped or it is `enough`.
@@ -189,12 +191,22 @@ pub struct Reading {
     task: JoinHandle<()>,
     until: watch::Sender<Until>,
     console: Option<Console>,
+    log: DynoLog,
+    /// What was printed before belongs to other runs.
+    begin: Mark,
 }
 
 impl Reading {
     /// Every process of the run is gone: waits for the last of its lines to be read. The console is waited for as long
-    /// as it makes progress; what a hidden process that holds the pipes still prints is left to it.
-    pub async fn finish(mut self) {
+    /// as it makes progress; what a hidden process that holds the pipes still prints is left to it. Gives the last few
+    /// lines that the run has printed, as far as they are still there.
+    pub async fn finish(mut self) -> Arc<[String]> {
+        self.wait().await;
+        let shared = &self.log.0;
+        shared.logs.tail().last_lines(&shared.speaker, self.begin)
+    }
+
+    async fn wait(&mut self) {
         self.until.send_replace(Until::ClosedAtOnce);
         if timeout(LAST_LINES, &mut self.task).await.is_ok() {
             return;

@@ -6,7 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::batch::{Batch, Speaker};
+use super::batch::{Batch, Origin, Speaker};
+use super::console::CUT_MARK;
+
+/// How many of the last lines of a run are told with its end: enough for the message of an error and where it comes from.
+const LAST_LINES: usize = 10;
+
+/// The most bytes that they have: each dyno and each event of an end holds on to them.
+const LAST_BYTES: usize = 4096;
 
 /// The newest lines. Cheap to clone; all clones are the same buffer.
 #[derive(Clone, Debug)]
@@ -52,6 +59,10 @@ pub struct Place {
     next: u64,
     lines: HashMap<String, u64>,
 }
+
+/// A moment in the order of all lines.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(u64);
 
 /// What there is to read from a place on.
 #[derive(Debug, Default)]
@@ -112,6 +123,37 @@ impl Tail {
         found.sort_by_key(|entry| entry.number);
         reading.batches = found.into_iter().map(|entry| entry.batch).collect();
         reading
+    }
+
+    /// A mark: what is pushed from now on is behind it.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(self.buffer().next)
+    }
+
+    /// The last lines that a dyno has printed behind a mark, the oldest first: up to [`LAST_LINES`], and of these up to
+    /// [`LAST_BYTES`]. Bytes that are not UTF-8 are replaced.
+    pub(super) fn last_lines(&self, speaker: &Arc<Speaker>, Mark(mark): Mark) -> Arc<[String]> {
+        let buffer = self.buffer();
+        let kept = buffer.speakers.get(speaker.as_str()).map(|kept| kept.batches.iter().rev());
+        // another dyno may have the same name while one takes the place of the other
+        let own = |entry: &&Entry| {
+            Arc::ptr_eq(&entry.batch.speaker, speaker) && entry.batch.origin != Origin::Platform
+        };
+        let own = kept.into_iter().flatten().take_while(|entry| entry.number >= mark).filter(own);
+        let (mut lines, mut room) = (Vec::new(), LAST_BYTES);
+        for line in own.flat_map(|entry| entry.batch.lines_backwards()).take(LAST_LINES) {
+            if line.len() <= room {
+                lines.push(String::from_utf8_lossy(line).into_owned());
+                room -= line.len();
+                continue;
+            }
+            // one that is too long is told from only if it is the last one
+            if let (true, Some(beginning)) = (lines.is_empty(), line.get(..room)) {
+                lines.push(String::from_utf8_lossy(beginning).into_owned() + CUT_MARK);
+            }
+            break;
+        }
+        lines.into_iter().rev().collect()
     }
 
     /// Nothing more will come: followers read what there is and end.
@@ -178,6 +220,35 @@ mod tests {
         tail.push(&batch("web.1", "e\n"));
         let reading = tail.read(&mut place, |speaker| speaker.as_str() == "web.1");
         assert_eq!((texts(&reading), reading.missed), (vec!["e".to_owned()], 0));
+    }
+
+    #[test]
+    fn the_last_lines_of_a_run_are_its_own_and_few() {
+        let (tail, web) = (Tail::new(1 << 20), Speaker::dyno(&"web.1".parse().unwrap()));
+        let print = |speaker: &Arc<Speaker>, origin, text: &str| {
+            let (speaker, bytes) = (Arc::clone(speaker), text.as_bytes().to_vec());
+            tail.push(&Arc::new(Batch::new(speaker, origin, SystemTime::UNIX_EPOCH, bytes)));
+        };
+        print(&web, Origin::Stdout, "of the run before\n");
+        let mark = tail.mark();
+        assert!(tail.last_lines(&web, mark).is_empty());
+        print(&web, Origin::Stdout, "a\nb\n\n");
+        tail.push(&batch("web.1", "of its successor\n"));
+        print(&web, Origin::Platform, "State changed\n");
+        print(&web, Origin::Stderr, "oops \u{fc}\n");
+        print(&web, Origin::Stdout, "without an end");
+        assert_eq!(*tail.last_lines(&web, mark), ["a", "b", "", "oops \u{fc}", "without an end"]);
+        let many: String = (0..100).map(|n| format!("{n}\n")).collect();
+        print(&web, Origin::Stdout, &many);
+        let ten: Vec<String> = (90..100).map(|n| n.to_string()).collect();
+        assert_eq!(*tail.last_lines(&web, mark), ten);
+        print(&web, Origin::Stdout, &format!("{}\n{}\nend\n", "x".repeat(3000), "y".repeat(3000)));
+        let last = tail.last_lines(&web, mark);
+        assert_eq!(last.iter().map(String::len).collect::<Vec<_>>(), [3000, 3]);
+        print(&web, Origin::Stdout, &format!("{}\n", "z".repeat(9000)));
+        let last = tail.last_lines(&web, mark);
+        assert_eq!((last.len(), last[0].len()), (1, LAST_BYTES + CUT_MARK.len()));
+        assert!(tail.last_lines(&web, tail.mark()).is_empty());
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub use checks::{
 pub use config_vars::{ConfigVars, InvalidConfigVar, VarName};
 pub use duration::{HumanDuration, InvalidDuration};
 pub use formation::{
-    Command, Formation, FormationError, Process, Quantities, Quantity, QuantityOverride, ScaleChange,
+    Command, Formation, FormationError, MAX_QUANTITY, Process, Quantities, Quantity, QuantityOverride,
+    ScaleChange,
 };
 pub use limits::{InvalidLimitSetting, LimitSetting, LimitSettings};
 pub use names::{AppName, DynoName, InvalidName, ProcessType, ReleaseVersion, StackName, Target};

@@ -4,6 +4,7 @@ pub mod control_dir;
 pub mod control_file;
 pub mod heroku_api;
 mod last_good;
+mod looks;
 pub mod payload;
 pub mod procfile;
 mod publish;
@@ -11,6 +12,7 @@ mod release_source;
 mod reread;
 
 pub use last_good::LastGood;
+pub use looks::{LookCounts, Looks};
 pub use release_source::{GaveUp, Link, ReleaseSender, ReleaseSource};
 pub use reread::{Reread, Wish};
 

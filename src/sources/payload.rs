@@ -234,6 +234,7 @@ impl PayloadSource {
 impl ReleaseSource for PayloadSource {
     fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
         Box::pin(async move {
+            link.looks.succeeded();
             publish(&link.releases, self.0);
             Ok(())
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hsup_drivers::BoxFuture;
 use tokio::sync::watch;
 
-use super::Reread;
+use super::{Looks, Reread};
 use crate::model::Release;
 
 /// Where a source publishes: whoever reads sees the newest release; one that was overtaken is never seen.
@@ -20,6 +20,8 @@ pub struct Link {
     pub live: watch::Receiver<Option<Arc<Release>>>,
     /// Asks for a look right now (SIGHUP).
     pub reread: Reread,
+    /// Where the source tells how each of its looks has gone.
+    pub looks: Looks,
 }
 
 /// A source has no release and will have none.
@@ -44,5 +46,6 @@ pub trait ReleaseSource: Send {
 #[cfg(test)]
 /// A link at whose other end nobody is.
 pub(super) fn link(releases: ReleaseSender, reread: &Reread) -> Link {
-    Link { releases, live: watch::Sender::new(None).subscribe(), reread: reread.clone() }
+    let looks = Looks::new(crate::events::Events::new());
+    Link { releases, live: watch::Sender::new(None).subscribe(), reread: reread.clone(), looks }
 }

@@ -113,3 +113,38 @@ pub fn interface_index(socket: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
     let index = unsafe { request.ifr_ifru.ifru_ifindex };
     u32::try_from(index).map_err(io::Error::other)
 }
+
+/// The supplementary groups that the process at the other end of a unix socket had when it connected.
+///
+/// # Errors
+/// If the kernel does not tell (before Linux 4.13), or the descriptor is no unix socket.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // More than almost anybody has; where that is too little the kernel says how many there are.
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let too_many = |_| io::Error::from_raw_os_error(libc::EOVERFLOW);
+        let room = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(too_many)?;
+        let mut length = room;
+        let place = groups.as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most `length` bytes, which is how large the place is.
+        let got = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                place,
+                &raw mut length,
+            )
+        };
+        let count = wide(length) / size_of::<libc::gid_t>();
+        if got == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || length <= room {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}

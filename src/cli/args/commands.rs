@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::cli::events::EventsFlags;
+
 /// The commands and their own arguments.
 #[derive(clap::Subcommand)]
 pub(in crate::cli) enum CommandArgs {
@@ -13,7 +15,13 @@ pub(in crate::cli) enum CommandArgs {
         quantities: Vec<String>,
     },
     /// Run a one-off dyno, and end with its exit code
+    ///
+    /// Its release is that of the source, as for start; where no source is chosen, or with --live, that of the hsup which
+    /// is running (-a, -s, or the only one there is): the same slug, config vars and driver, without asking the source.
     Run {
+        /// Run inside the live release of the running hsup, whatever source is chosen
+        #[arg(long)]
+        live: bool,
         /// The command: one argument is a shell command line, several are its words. Options of hsup stand
         /// before it
         #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
@@ -24,6 +32,9 @@ pub(in crate::cli) enum CommandArgs {
     /// Show the dynos of a running hsup
     #[command(visible_alias = "status")]
     Ps {
+        /// Show it anew each second, or on a pipe whenever it has changed, until Ctrl-C
+        #[arg(short, long)]
+        watch: bool,
         /// Write JSON
         #[arg(long)]
         json: bool,
@@ -85,6 +96,23 @@ pub(in crate::cli) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a new control file would change, dyno by dyno, and change nothing
+    Plan {
+        /// The control file, or - for standard input
+        file: OsString,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the names of the config vars of the live release
+    Config {
+        /// Show the values, too
+        #[arg(long)]
+        show: bool,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the newest log lines of a running hsup
     Logs {
         /// Show this dyno (web.1) or process type (web) only; may be repeated
@@ -103,6 +131,8 @@ pub(in crate::cli) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
+    /// Show what has happened lately in a running hsup: dynos, releases, commands
+    Events(EventsFlags),
     /// Check a control file, and start nothing
     Check {
         /// The control file

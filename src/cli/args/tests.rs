@@ -10,7 +10,7 @@ fn parse(line: &[&str]) -> Result<CommandLine, clap::Error> {
 
 fn run(line: &[&str]) -> (Options, Vec<String>) {
     match parse(line).unwrap_or_else(|error| panic!("{line:?}: {error}")) {
-        CommandLine { options, command: CommandArgs::Run { command } } => (options, command),
+        CommandLine { options, command: CommandArgs::Run { live: false, command } } => (options, command),
         _ => panic!("not run"),
     }
 }
@@ -32,6 +32,8 @@ fn every_option_stands_before_or_after_the_command() {
             let texts = [
                 options.app,
                 options.dynodriver,
+                options.control_group,
+                options.read_group,
                 options.oneshot,
                 options.start_number,
                 options.logplex_url.into_iter().next(),
@@ -123,7 +125,7 @@ fn oneshot_takes_a_value_only_after_an_equals_sign() {
 #[test]
 fn status_is_ps() {
     let parsed = parse(&["status", "--json"]).ok().unwrap();
-    assert!(matches!(parsed.command, CommandArgs::Ps { json: true }));
+    assert!(matches!(parsed.command, CommandArgs::Ps { watch: false, json: true }));
 }
 
 #[test]

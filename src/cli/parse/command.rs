@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use super::super::args::{CommandArgs, StackArgs};
+use super::super::events;
 use super::super::logs::{self, LogsFlags};
 use super::super::settings::{Reader, not_empty};
 use super::super::{CliCommand, ClientRequest, DynoTargets, StackCommand};
@@ -24,11 +25,20 @@ pub(super) fn read_command(
             let quantities = quantities.into_iter().flatten().collect();
             Some(CliCommand::Start { quantities })
         }
-        CommandArgs::Run { command } => {
+        CommandArgs::Run { live: _, command } => {
             reader.keep("run", command.try_into()).map(|command| CliCommand::Run { command })
         }
         CommandArgs::Build => Some(CliCommand::Build),
-        CommandArgs::Ps { json } => Some(CliCommand::Client { request: ClientRequest::Ps, json }),
+        CommandArgs::Ps { watch, json } => {
+            Some(CliCommand::Client { request: ClientRequest::Ps { watch }, json })
+        }
+        CommandArgs::Plan { file, json } => {
+            let file = reader.keep("plan", not_empty(&file))?;
+            Some(CliCommand::Client { request: ClientRequest::Plan(file), json })
+        }
+        CommandArgs::Config { show, json } => {
+            Some(CliCommand::Client { request: ClientRequest::Config { show }, json })
+        }
         CommandArgs::Stop { targets, all, json } => {
             let targets = read_targets(reader, "stop", &targets, all)?;
             Some(CliCommand::Client { request: ClientRequest::Stop(targets), json })
@@ -57,6 +67,9 @@ pub(super) fn read_command(
         }
         CommandArgs::Logs { dyno, num, follow, since, json } => {
             logs::read_query(reader, LogsFlags { dyno, num, follow, since, json }).map(CliCommand::Logs)
+        }
+        CommandArgs::Events(flags) => {
+            events::read_events(reader, &flags).map(|(query, json)| CliCommand::Events { query, json })
         }
         CommandArgs::Doctor { fix, json } => Some(CliCommand::Doctor { fix, json }),
         CommandArgs::Check { file } => {

@@ -25,7 +25,8 @@ pub(super) fn history_of(config: &Config, work: &Work) -> (Place, bool) {
             SourceChoice::Payload { .. }
             | SourceChoice::PayloadFile { .. }
             | SourceChoice::HerokuApi { .. }
-            | SourceChoice::ControlDir { .. },
+            | SourceChoice::ControlDir { .. }
+            | SourceChoice::Running(_),
         ) => Some(config.state_dir.join("releases")),
     };
     match work {

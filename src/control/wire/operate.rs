@@ -32,6 +32,7 @@ pub struct RestartResponse {
 #[serde(rename_all = "PascalCase")]
 pub struct ScaleRequest {
     /// How many dynos of these types there are to be.
+    #[serde(deserialize_with = "super::quantities::quantities")]
     pub quantities: BTreeMap<ProcessType, Quantity>,
 }
 

@@ -1,9 +1,15 @@
 //! Golden JSON: what users' scripts parse.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::{Value, json};
 
+use hsup_drivers::Exit;
+
 use super::*;
+use crate::dyno;
 use crate::logs::DrainStatus;
+use crate::model::ReleaseVersion;
 
 fn at(text: &str) -> SystemTime {
     humantime::parse_rfc3339(text).unwrap()
@@ -65,6 +71,7 @@ fn status_is_what_users_know_and_more() {
         port: 5101,
         restarts: 4,
         last_exit: Some(dyno::LastExit {
+            last_lines: std::sync::Arc::from(["oops".to_owned()]),
             how: dyno::Ended::Exited(Exit::Signal(9)),
             why: dyno::Why::ByItself,
             at: at("2026-01-02T03:04:05Z"),
@@ -95,7 +102,8 @@ fn status_is_what_users_know_and_more() {
             {
                 "Name": "worker.2", "Type": "worker", "State": "crashed", "Health": null, "Pid": null,
                 "IPAddress": "172.16.0.30", "Port": 5101, "Release": "v3", "StartedAt": null, "Restarts": 4, "Crashes": 0,
-                "LastExit": {"Signal": 9, "Name": "SIGKILL", "Reason": "exited", "At": "2026-01-02T03:04:05.000Z"},
+                "LastExit": {"Signal": 9, "Name": "SIGKILL", "Reason": "exited", "At": "2026-01-02T03:04:05.000Z",
+                             "LastLines": ["oops"]},
                 "NextRetryAt": "2026-01-02T03:04:15.500Z", "MemoryBytes": null, "CpuSeconds": null,
             },
         ],
@@ -169,10 +177,11 @@ fn each_way_to_end_has_its_form() {
         ),
     ];
     for (how, mut form) in forms {
-        let last =
-            LastExit::from(&dyno::LastExit { how, why: dyno::Why::ByItself, at: at("2026-01-02T03:04:05Z") });
+        let (why, last_lines) = (dyno::Why::ByItself, std::sync::Arc::default());
+        let last = LastExit::from(&dyno::LastExit { how, why, at: at("2026-01-02T03:04:05Z"), last_lines });
         form["Reason"] = json!("exited");
         form["At"] = json!("2026-01-02T03:04:05.000Z");
+        form["LastLines"] = json!([]);
         assert_eq!(serde_json::to_value(&last).unwrap(), form);
         assert_eq!(serde_json::from_value::<LastExit>(form).unwrap(), last);
     }

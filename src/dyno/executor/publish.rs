@@ -5,9 +5,10 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::super::fsm::{Phase, Retiring, Started, State, Timer};
+use super::super::fsm::{Phase, Retiring, RunId, Started, State, Timer};
 use super::super::status::{DynoState, Health};
 use super::Executor;
+use crate::events::{DynoNews, What};
 
 impl Executor {
     /// Says something of the dyno: in hsup's own log, and in the dyno's.
@@ -19,6 +20,31 @@ impl Executor {
             _ => tracing::info!("{name}: {text}"),
         }
         self.log.say(text);
+    }
+
+    /// Tells what has happened to the dyno.
+    pub(super) fn tell(&self, news: DynoNews) {
+        let status = self.publish.borrow();
+        let (dyno, release) = (status.name.clone(), status.release);
+        drop(status);
+        self.events.tell(What::Dyno { dyno, release, news });
+    }
+
+    /// The news that the dyno is in another state; where it is up, with how long that took.
+    pub(super) fn state_news(&self, from: DynoState, to: DynoState) -> DynoNews {
+        let up = self.spawned.filter(|_| to == DynoState::Up);
+        let started_in = up.map(|(_, took)| took);
+        let ready_in = up.filter(|_| self.readiness.is_some()).map(|(at, _)| at.elapsed());
+        DynoNews::State { from, to, started_in, ready_in }
+    }
+
+    /// Tells of a run that begins, if it is not the first one.
+    pub(super) fn tell_restart(&self, run: RunId) {
+        let restarts = run.number().saturating_sub(1);
+        let reason = self.publish.borrow().last_exit.as_ref().map(|last| last.why.word());
+        if let (1.., Some(reason)) = (restarts, reason) {
+            self.tell(DynoNews::Restart { reason, restarts });
+        }
     }
 
     /// Publishes the dyno as it is now.

@@ -32,6 +32,10 @@ impl Executor {
                     "Error R12 (Exit timeout) -> At least one process failed to exit within {grace:?} of SIGTERM"
                 );
                 self.say(Level::WARN, &text);
+                // what else it was to end for, or has ended with by itself, says more
+                if matches!(self.doom, Some(Why::Restarted | Why::Retired)) {
+                    self.doom = Some(Why::ExitTimeout);
+                }
                 Input::GraceElapsed(run)
             }
             Some((Timer::Boot(run), _)) => {

@@ -70,6 +70,7 @@ impl Supervisor {
             liveness,
             changes: self.changes.clone(),
             log,
+            events: self.notes.events().clone(),
         };
         let (handle, task) = dyno.start();
         let id = self.tasks.spawn(task).id();

@@ -12,6 +12,7 @@ use super::super::work::Shutdown;
 use super::Supervisor;
 use super::members::Member;
 use crate::dyno;
+use crate::events::ReleaseNews;
 use crate::history::Note;
 use crate::model::{DynoName, Release, Rollout, VarName};
 
@@ -185,7 +186,9 @@ impl Supervisor {
             let release = bad.made.release;
             let (bad, good_version) = (release.version, good.version);
             tracing::error!("release {bad} is bad: {dyno}: {why}; rolling back to release {good_version}");
-            self.notes.tell(Note::Bad { release, why: format!("{dyno}: {why}"), fallback: Some(good) });
+            let (why, fallback) = (format!("{dyno}: {why}"), Some(good));
+            self.notes.tell(Note::Bad { release: Arc::clone(&release), why, fallback });
+            self.notes.tell_others(&release, ReleaseNews::RolledBack { to: good_version });
         }
     }
 }

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use hsup_drivers::Network;
 
-use super::super::handle::ScaleRefused;
+use super::super::handle::{CannotRun, ScaleRefused};
 use super::super::plan::{Desired, Generation};
 use super::super::ports::{NoPort, Shape, desired_dynos, one_off_port};
+use super::super::preview::{Preview, Side, preview};
 use super::super::work::Work;
 use super::Supervisor;
+use crate::history::Arrival;
 use crate::model::{
     Check, CheckText, DynoName, InvalidCheck, Probe, Process, ProcessType, Quantities, Quantity, Release,
     Rollout, for_isolated, for_readiness,
@@ -30,16 +32,39 @@ const WEB: &str = "web";
 impl Supervisor {
     /// What should be of this release. Quantities of an operator that do not fit it any more are given up.
     pub(super) fn fit(&mut self, release: &Release) -> Result<Vec<Desired>, Refused> {
-        self.refuse_checks(release)?;
-        match self.desired(release, &self.scale) {
-            Err(error) if !self.scale.is_empty() => {
-                let desired = self.desired(release, &BTreeMap::new())?;
-                tracing::error!("the scale that was asked for is given up: {error}");
-                self.scale.clear();
-                Ok(desired)
-            }
-            result => Ok(result?),
+        let (desired, given_up) = self.fit_to(release, &self.scale)?;
+        if let Some(error) = given_up {
+            tracing::error!("the scale that was asked for is given up: {error}");
+            self.scale.clear();
         }
+        Ok(desired)
+    }
+
+    /// The same for these quantities, and why they would be given up.
+    fn fit_to(
+        &self,
+        release: &Release,
+        scale: &BTreeMap<ProcessType, Quantity>,
+    ) -> Result<(Vec<Desired>, Option<NoPort>), Refused> {
+        self.refuse_checks(release)?;
+        match self.desired(release, scale) {
+            Err(error) if !scale.is_empty() => Ok((self.desired(release, &BTreeMap::new())?, Some(error))),
+            result => Ok((result?, None)),
+        }
+    }
+
+    /// What a release would change, as if it came now.
+    pub(super) fn preview(&self, arrival: &Arrival) -> Result<Preview, CannotRun> {
+        let Arrival { release, phase_done, scale } = arrival;
+        let cannot = |error: Refused| CannotRun { release: release.version, why: error.to_string() };
+        let (desired, _given_up) = self.fit_to(release, scale).map_err(cannot)?;
+        let live = self.live.as_ref();
+        let now = live.map(|live| Side { release: &live.made.release, desired: &live.desired });
+        let stays = live.is_some_and(|live| live.made.release.needs_no_restart(release));
+        let has_phase = release.formation.iter().any(|process| process.process_type.is_release_phase());
+        let down = self.down.keys().cloned().collect();
+        let preview = preview(now, &down, Side { release, desired: &desired });
+        Ok(Preview { release_phase: has_phase && !phase_done && !stays, ..preview })
     }
 
     /// Whether the newest release can be had in these quantities.

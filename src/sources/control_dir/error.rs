@@ -70,6 +70,16 @@ pub(super) enum Fault {
     Gone { path: PathBuf },
 }
 
+impl Fault {
+    /// Whether it is one of what was put there: it is over with the next release only, for all that the dir is in order.
+    pub(super) fn is_of_a_release(&self) -> bool {
+        match self {
+            Self::Rejected { .. } | Self::NotRejectable { .. } | Self::Loaded { .. } => true,
+            Self::Read { .. } | Self::Persist { .. } | Self::Remove { .. } | Self::Gone { .. } => false,
+        }
+    }
+}
+
 impl From<ReplaceError> for Fault {
     fn from(error: ReplaceError) -> Self {
         let ReplaceError { operation, path, source } = error;

@@ -52,6 +52,11 @@ impl Judge {
         &self.dir
     }
 
+    /// Whether the last look has found a fault that was told before.
+    pub(super) fn has_trouble(&self) -> bool {
+        self.told.is_some()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }

@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use hsup_drivers::BoxFuture;
 
-use super::error::ControlDirError;
+use super::error::{ControlDirError, Fault};
 use super::files;
 use super::judge::{Judge, Outcome};
 use super::watch::{Bell, DirWatch};
 use crate::blocking::blocking;
 use crate::model::AppName;
-use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, Reread, publish};
+use crate::sources::{GaveUp, Link, Looks, ReleaseSender, ReleaseSource, publish};
 
 /// A directory into which an operator writes releases.
 ///
@@ -54,8 +54,9 @@ impl ControlDir {
         Ok(Self { judge: Judge::new(dir, app), poll_interval })
     }
 
-    async fn run(self, releases: ReleaseSender, reread: Reread) -> Infallible {
+    async fn run(self, Link { releases, reread, looks, live: _ }: Link) -> Infallible {
         let Self { mut judge, poll_interval } = self;
+        let mut teller = Teller { releases, looks, poll_interval, refused: false };
         let bell = Arc::new(Bell::default());
         let mut watch = DirWatch::new(judge.dir(), Arc::clone(&bell));
         let (mut state, loaded) = blocking(move |_| {
@@ -80,9 +81,9 @@ impl ControlDir {
             if let Some(loaded) = cold.take()
                 && !(matches!(outcome, Outcome::Release { .. }) && matches!(loaded, Outcome::Release { .. }))
             {
-                let _ = act(loaded, &releases, poll_interval);
+                let _ = teller.act(loaded, false);
             }
-            let wait = act(outcome, &releases, poll_interval);
+            let wait = teller.act(outcome, state.0.has_trouble());
             reread.looked(asked);
             tokio::select! {
                 () = bell.heard() => {}
@@ -93,31 +94,50 @@ impl ControlDir {
     }
 }
 
-/// Publishes or tells an outcome; returns how long to wait before the next look.
-fn act(outcome: Outcome, releases: &ReleaseSender, poll_interval: Duration) -> Duration {
-    match outcome {
-        Outcome::Quiet => poll_interval,
-        Outcome::Unfinished { again_in } => again_in.min(poll_interval),
-        Outcome::Fault(fault) => {
-            tracing::error!("{fault}");
-            poll_interval
-        }
-        Outcome::Release { release, warnings, fault } => {
-            for warning in warnings {
-                tracing::warn!("release {}: {warning}", release.version);
+/// Publishes and tells what looks have found.
+struct Teller {
+    releases: ReleaseSender,
+    looks: Looks,
+    poll_interval: Duration,
+    /// Whether what was put there last is no release.
+    refused: bool,
+}
+
+impl Teller {
+    /// Publishes or tells an outcome; returns how long to wait before the next look. `has_trouble`: nothing to do may
+    /// mean that a fault is still there.
+    fn act(&mut self, outcome: Outcome, has_trouble: bool) -> Duration {
+        match outcome {
+            Outcome::Quiet if has_trouble => self.looks.failed_again(),
+            Outcome::Quiet if self.refused => self.looks.nothing_new(),
+            Outcome::Quiet => self.looks.succeeded(),
+            Outcome::Unfinished { again_in } => return again_in.min(self.poll_interval),
+            Outcome::Fault(fault) => self.tell(&fault),
+            Outcome::Release { release, warnings, fault } => {
+                for warning in warnings {
+                    tracing::warn!("release {}: {warning}", release.version);
+                }
+                publish(&self.releases, *release);
+                self.refused = false;
+                match fault {
+                    Some(fault) => self.tell(&fault),
+                    None => self.looks.succeeded(),
+                }
             }
-            publish(releases, *release);
-            if let Some(fault) = fault {
-                tracing::error!("{fault}");
-            }
-            poll_interval
         }
+        self.poll_interval
+    }
+
+    fn tell(&mut self, fault: &Fault) {
+        tracing::error!("{fault}");
+        self.refused |= fault.is_of_a_release();
+        self.looks.failed(&fault.to_string());
     }
 }
 
 impl ReleaseSource for ControlDir {
     fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
-        Box::pin(async move { match self.run(link.releases, link.reread).await {} })
+        Box::pin(async move { match self.run(link).await {} })
     }
 }
 

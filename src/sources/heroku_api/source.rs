@@ -81,6 +81,7 @@ impl HerokuApi {
             let wait = match self.looker.look().await {
                 Ok(found) => {
                     self.recovered();
+                    link.looks.succeeded();
                     self.take(found, &link)?;
                     jitter(self.poll_interval)
                 }
@@ -141,6 +142,8 @@ impl HerokuApi {
 
     /// Deals with a look that failed; gives how long to wait before the next one.
     async fn fail(&mut self, error: ApiError, link: &Link) -> Result<Duration, GaveUp> {
+        let text = explain(&error);
+        link.looks.failed(&text);
         let nothing_yet = link.releases.borrow().is_none();
         if nothing_yet && error.passes() && self.run_last_good(&error, link).await {
             return Ok(self.wait(&error));
@@ -148,7 +151,6 @@ impl HerokuApi {
         if self.patience == Patience::ForOne && nothing_yet && self.is_hopeless(&error) {
             return Err(GaveUp::Unreadable(error.into()));
         }
-        let text = explain(&error);
         let trouble = self.trouble.get_or_insert_with(|| Trouble {
             failures: 0,
             since: Instant::now(),

@@ -11,7 +11,7 @@ use super::error::ProcfileError;
 use super::{dotenv, lines};
 use crate::blocking::blocking;
 use crate::model::{AppName, ConfigVars, Formation, Release, ReleaseVersion};
-use crate::sources::{GaveUp, Link, ReleaseSender, ReleaseSource, Reread, publish};
+use crate::sources::{GaveUp, Link, ReleaseSource, publish};
 
 /// A Procfile and the `.env` beside it, which may be missing.
 ///
@@ -55,15 +55,21 @@ impl Procfile {
         &self.release
     }
 
-    async fn run(self, releases: ReleaseSender, reread: Reread) -> Infallible {
+    async fn run(self, Link { releases, reread, looks, live: _ }: Link) -> Infallible {
         let Self { files, mut release } = self;
         let mut asked = reread.newest();
+        looks.succeeded();
         loop {
             publish(&releases, release.clone());
             reread.looked(asked);
             asked = reread.newer_than(asked).await;
             let files = files.clone();
-            match blocking(move |_| files.read()).await {
+            let read = blocking(move |_| files.read()).await;
+            match &read {
+                Ok(_) => looks.succeeded(),
+                Err(error) => looks.failed(&error.to_string()),
+            }
+            match read {
                 Ok((formation, config)) if formation != release.formation || config != release.config => {
                     let version = ReleaseVersion(release.version.0 + 1);
                     release = Release { version, formation, config, ..release };
@@ -104,7 +110,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, ProcfileError> {
 
 impl ReleaseSource for Procfile {
     fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
-        Box::pin(async move { match self.run(link.releases, link.reread).await {} })
+        Box::pin(async move { match self.run(link).await {} })
     }
 }
 
@@ -115,7 +121,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::sources::link;
+    use crate::sources::{Reread, link};
 
     fn open(dir: &Path) -> Result<Procfile, ProcfileError> {
         let mut inherited = ConfigVars::default();

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::model::Release;
-use crate::sources::link;
+use crate::sources::{Reread, link};
 
 /// Far longer than any test takes, so that what is seen came from inotify.
 const NEVER: Duration = Duration::from_secs(3600);
