@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::command::{c_string, shell_line};
 use crate::guardian::Guardian;
 use crate::simple::{DEFAULT_PATH, environment, host_address, shell};
-use crate::subprocess::{Program, Subprocess};
+use crate::subprocess::{Place, Program, Subprocess};
 use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
 /// What the shell of a dyno does before it becomes the command: the stack's and the app's profiles.
@@ -24,10 +24,15 @@ exec "$0" -c "$1""#;
 /// The `abspath` driver.
 #[derive(Debug)]
 pub struct AbsPath {
-    guardian: Arc<Guardian>,
-    app_dir: PathBuf,
+    app: Arc<AppDir>,
     /// Paths of the host, and the paths at which dynos see them.
     binds: Vec<(PathBuf, PathBuf)>,
+}
+
+#[derive(Debug)]
+struct AppDir {
+    guardian: Arc<Guardian>,
+    path: PathBuf,
     base: Vec<(String, String)>,
     address: IpAddr,
 }
@@ -38,16 +43,25 @@ impl AbsPath {
     pub fn new(guardian: Arc<Guardian>, app_dir: PathBuf, binds: Vec<(PathBuf, PathBuf)>) -> Self {
         let base = [("PATH", DEFAULT_PATH.to_owned()), ("HOME", app_dir.display().to_string())];
         let base = base.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { guardian, app_dir, binds, base, address: host_address() }
+        Self { app: Arc::new(AppDir { guardian, path: app_dir, base, address: host_address() }), binds }
+    }
+}
+
+impl Place for AppDir {
+    fn guardian(&self) -> &Guardian {
+        &self.guardian
     }
 
-    fn start(&self, spec: &DynoSpec) -> Result<Arc<dyn Run>, StartError> {
+    fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    fn program(&self, spec: &DynoSpec, notify: Option<&str>) -> Result<Program<'_>, StartError> {
         let shell = shell();
         let args = [shell, "-c", PROFILE, shell, &shell_line(&spec.command)];
         let args = args.into_iter().map(c_string).collect::<Result<_, _>>()?;
-        let env = environment(&self.base, spec)?;
-        let program = Program { path: Path::new(shell), args, env, dir: Some(&self.app_dir), passed: None };
-        Ok(Arc::new(Subprocess::spawn(spec, program, self.address, &self.guardian)?))
+        let env = environment(&self.base, spec, notify)?;
+        Ok(Program { path: shell.into(), args, env, dir: Some(&self.path) })
     }
 }
 
@@ -126,7 +140,7 @@ impl DynoDriver for AbsPath {
     }
 
     fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>> {
-        let (app_dir, binds) = (self.app_dir.clone(), self.binds.clone());
+        let (app_dir, binds) = (self.app.path.clone(), self.binds.clone());
         Box::pin(async move {
             let slug_dir = spec.slug_dir.clone().ok_or(BuildError::NoSlug { driver: "abspath" })?;
             let install = move || {
@@ -140,7 +154,8 @@ impl DynoDriver for AbsPath {
     }
 
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
-        Box::pin(async { Self::start(self, spec) })
+        let place: Arc<dyn Place> = Arc::clone(&self.app) as _;
+        Box::pin(async { Subprocess::start(place, spec) })
     }
 }
 

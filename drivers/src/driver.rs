@@ -85,6 +85,8 @@ pub struct DynoSpec {
     /// A listening socket that it gets as its descriptor 3, as systemd passes them (sd_listen_fds(3)); only drivers
     /// whose dynos share the host's network pass it.
     pub listen: Option<Arc<OwnedFd>>,
+    /// Whether it is to speak by sd_notify(3), on the socket that [`Run::take_notify`] gives.
+    pub notify: bool,
     /// What it may use of the host.
     pub limits: Limits,
 }
@@ -120,6 +122,15 @@ pub struct Output {
     pub stdout: OwnedFd,
     /// What it prints to standard error.
     pub stderr: OwnedFd,
+}
+
+/// The socket on which a run speaks by sd_notify(3): datagrams, each with the credentials of its sender.
+#[derive(Debug)]
+pub struct Notify {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// The user whose words count; none where nobody but the run reaches the socket.
+    pub sender: Option<u32>,
 }
 
 /// The signals that end a dyno.
@@ -261,6 +272,16 @@ pub trait Run: Send + Sync {
 
     /// The read ends of the dyno's pipes, once; `None` when it was not started with any.
     fn take_output(&self) -> Option<Output>;
+
+    /// The socket on which the run speaks by sd_notify(3), once; `None` when it was not started to.
+    fn take_notify(&self) -> Option<Notify> {
+        None
+    }
+
+    /// Starts a command inside the run: in its namespaces and its cgroup, as its user, with its environment but for what
+    /// hsup says to the dyno alone. Of the spec, which is the run's, the command and [`Stdio::Pipes`] count. It is a run
+    /// of its own, which ends with this one and is otherwise no part of it. Bounded in time; not to be cancelled.
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>>;
 
     /// Signals every process of the run. To signal a run that is over does nothing.
     ///

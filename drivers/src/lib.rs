@@ -30,6 +30,7 @@ pub mod guardian;
 pub mod ledger;
 pub mod limits;
 pub mod native;
+mod notify;
 pub mod owner;
 pub mod process;
 mod simple;
@@ -40,7 +41,7 @@ pub mod sys;
 pub use abspath::AbsPath;
 pub use driver::{
     BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Image, KillSignal, MainExit, Network,
-    Output, Run, SignalError, StartError, Stdio,
+    Notify, Output, Run, SignalError, StartError, Stdio,
 };
 pub use exit::Exit;
 pub use explain::explain;

@@ -13,8 +13,10 @@ use nix::net::if_::InterfaceFlags;
 
 use crate::command::{c_string, find_program, plain_words, shell_line};
 use crate::guardian::Guardian;
-use crate::subprocess::{Program, Subprocess};
-use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
+use crate::subprocess::{Place, Program, Subprocess};
+use crate::{
+    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError, notify,
+};
 
 /// Where programs are looked for when neither the release nor hsup has a `PATH`.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,7 +27,10 @@ const INHERITED: &[&str] = &["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM",
 
 /// The `simple` driver.
 #[derive(Debug)]
-pub struct Simple {
+pub struct Simple(Arc<WorkingDir>);
+
+#[derive(Debug)]
+struct WorkingDir {
     guardian: Arc<Guardian>,
     base: Vec<(String, String)>,
     dir: PathBuf,
@@ -38,15 +43,25 @@ impl Simple {
         let inherited = |name: &str| INHERITED.contains(&name) || name.starts_with("LC_");
         let base = env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self {
+        Self(Arc::new(WorkingDir {
             guardian,
             base: base.filter(|(name, _)| inherited(name)).collect(),
             dir: env::current_dir().unwrap_or_else(|_| "/".into()),
             address: host_address(),
-        }
+        }))
+    }
+}
+
+impl Place for WorkingDir {
+    fn guardian(&self) -> &Guardian {
+        &self.guardian
     }
 
-    fn start(&self, spec: &DynoSpec) -> Result<Arc<dyn Run>, StartError> {
+    fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    fn program(&self, spec: &DynoSpec, notify: Option<&str>) -> Result<Program<'_>, StartError> {
         let line = shell_line(&spec.command);
         let search = spec
             .env
@@ -57,9 +72,8 @@ impl Simple {
         let words = plain_words(&line).unwrap_or_else(|| vec![shell(), "-c", &line]);
         let path = find_program(words.first().copied().unwrap_or_default(), search, &self.dir)?;
         let args = words.iter().map(|word| c_string(*word)).collect::<Result<_, _>>()?;
-        let env = environment(&self.base, spec)?;
-        let program = Program { path: &path, args, env, dir: None, passed: None };
-        Ok(Arc::new(Subprocess::spawn(spec, program, self.address, &self.guardian)?))
+        let env = environment(&self.base, spec, notify)?;
+        Ok(Program { path, args, env, dir: None })
     }
 }
 
@@ -68,14 +82,26 @@ pub(crate) fn shell() -> &'static str {
     if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" }
 }
 
-/// The environment of a dyno: the driver's defaults, what the release sets, and last what hsup itself says.
-pub(crate) fn environment(base: &[(String, String)], spec: &DynoSpec) -> Result<Vec<CString>, StartError> {
-    let mut own = vec![("PORT".to_owned(), spec.port.to_string()), ("DYNO".to_owned(), spec.name.clone())];
-    own.extend_from_slice(&spec.own_env);
+/// The environment of a dyno: the driver's defaults, what the release sets, and last what hsup itself says, the name of
+/// the socket for its sd_notify among it.
+pub(crate) fn environment(
+    base: &[(String, String)],
+    spec: &DynoSpec,
+    notify: Option<&str>,
+) -> Result<Vec<CString>, StartError> {
+    let own = said_by_hsup(spec, notify);
     let overridden = |name: &str, by: &[(String, String)]| by.iter().any(|(other, _)| other == name);
     let base = base.iter().filter(|(name, _)| !overridden(name, &spec.env) && !overridden(name, &own));
     let release = spec.env.iter().filter(|(name, _)| !overridden(name, &own));
     base.chain(release).chain(&own).map(|(name, value)| c_string(format!("{name}={value}"))).collect()
+}
+
+/// What hsup itself says to a dyno, in its environment.
+pub(crate) fn said_by_hsup(spec: &DynoSpec, notify: Option<&str>) -> Vec<(String, String)> {
+    let mut own = vec![("PORT".to_owned(), spec.port.to_string()), ("DYNO".to_owned(), spec.name.clone())];
+    own.extend(notify.map(|name| (notify::VARIABLE.to_owned(), name.to_owned())));
+    own.extend_from_slice(&spec.own_env);
+    own
 }
 
 /// The address at which this host is reached from others: of the first interface that is up and not the
@@ -111,6 +137,7 @@ impl DynoDriver for Simple {
     }
 
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
-        Box::pin(async { Self::start(self, spec) })
+        let place: Arc<dyn Place> = Arc::clone(&self.0) as _;
+        Box::pin(async { Subprocess::start(place, spec) })
     }
 }

@@ -6,36 +6,53 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::OFlag;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, geteuid, pipe2};
 use tokio::io::unix::AsyncFd;
 
 use crate::command::c_string;
 use crate::guardian::{Guardian, MARK, Stray};
 use crate::process;
 use crate::sys::{self, Spawn, SpawnStdio};
-use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError, Stdio};
+use crate::{
+    BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Notify, Output, Run, SignalError, StartError, Stdio,
+    notify,
+};
+
+/// Where the processes of runs are: what their driver starts each with.
+pub trait Place: fmt::Debug + Send + Sync {
+    /// What kills what is left of them when hsup dies.
+    fn guardian(&self) -> &Guardian;
+
+    /// The address at which their ports are to be reached.
+    fn address(&self) -> IpAddr;
+
+    /// What a run executes, which finds the name of the socket for its sd_notify in its environment.
+    ///
+    /// # Errors
+    /// If there is no such program.
+    fn program(&self, spec: &DynoSpec, notify: Option<&str>) -> Result<Program<'_>, StartError>;
+}
 
 /// What to execute: found and resolved, the environment complete but for hsup's mark.
 pub struct Program<'a> {
     /// The program.
-    pub path: &'a Path,
+    pub path: PathBuf,
     /// Its arguments, the name of the program first.
     pub args: Vec<CString>,
     /// The dyno's environment.
     pub env: Vec<CString>,
     /// The working directory; `None` for hsup's own.
     pub dir: Option<&'a Path>,
-    /// What it has as descriptor 3.
-    pub passed: Option<BorrowedFd<'a>>,
 }
 
 /// A run of a dyno as processes of this host.
@@ -45,9 +62,9 @@ pub struct Subprocess {
     pid: u32,
     pidfd: AsyncFd<OwnedFd>,
     mark: String,
-    address: IpAddr,
-    guardian: Arc<Guardian>,
+    place: Arc<dyn Place>,
     output: Mutex<Option<Output>>,
+    notify: Mutex<Option<Notify>>,
     kill: Mutex<Told>,
 }
 
@@ -59,25 +76,27 @@ struct Told {
 }
 
 impl Subprocess {
-    /// Spawns the main process of a run.
+    /// Starts a run.
     ///
     /// # Errors
     /// If the program cannot be executed or the system refuses.
-    pub fn spawn<'a>(
-        spec: &'a DynoSpec,
-        mut program: Program<'a>,
-        address: IpAddr,
-        guardian: &Arc<Guardian>,
-    ) -> Result<Self, StartError> {
+    pub fn start(place: Arc<dyn Place>, spec: &DynoSpec) -> Result<Arc<dyn Run>, StartError> {
+        Ok(Arc::new(Self::spawn(place, spec)?))
+    }
+
+    /// Spawns the main process of a run.
+    fn spawn(place: Arc<dyn Place>, spec: &DynoSpec) -> Result<Self, StartError> {
         let system = |operation| move |source| StartError::System { operation, source };
-        let mark = guardian.mark(&spec.name);
+        let notify = spec.notify.then(|| notify::of_host(&spec.name)).transpose()?;
+        let mut program = place.program(spec, notify.as_ref().map(|(_, name)| name.as_str()))?;
+        let mark = place.guardian().mark(&spec.name);
         program.env.push(c_string(format!("{MARK}={mark}"))?);
-        if let Some(socket) = &spec.listen {
-            program = with_socket(program, socket)?;
+        if spec.listen.is_some() {
+            program = with_socket(program)?;
         }
         let (pid, output) = spawn(spec, &program)?;
         let number = pid.as_raw().cast_unsigned();
-        guardian.restore_limits(pid);
+        place.guardian().restore_limits(pid);
         let pidfd = sys::pidfd_open(number)
             .and_then(sys::watch)
             .inspect_err(|_| abandon(pid))
@@ -87,9 +106,10 @@ impl Subprocess {
             pid: number,
             pidfd,
             mark,
-            address,
-            guardian: Arc::clone(guardian),
+            place,
             output: Mutex::new(output),
+            // Anybody on this host can send to it: what counts is hsup's own user, whose the run is.
+            notify: Mutex::new(notify.map(|(socket, _)| Notify { socket, sender: Some(geteuid().as_raw()) })),
             kill: Mutex::default(),
         })
     }
@@ -115,7 +135,7 @@ impl Subprocess {
     }
 
     fn strays(&self) -> Vec<Stray> {
-        let mut strays = self.guardian.strays();
+        let mut strays = self.place.guardian().strays();
         strays.sort_by_key(|stray| stray.pid);
         strays
     }
@@ -194,11 +214,20 @@ impl Run for Subprocess {
     }
 
     fn address(&self) -> IpAddr {
-        self.address
+        self.place.address()
     }
 
     fn take_output(&self) -> Option<Output> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn take_notify(&self) -> Option<Notify> {
+        self.notify.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// In a place that is the host's, a command is inside the run where it is beside it.
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        Box::pin(async { Self::start(Arc::clone(&self.place), spec) })
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
@@ -256,10 +285,10 @@ fn abandon(pid: Pid) {
     let _reaped = nix::sys::wait::waitpid(pid, None);
 }
 
-/// The program with a listening socket as its descriptor 3. `LISTEN_PID` has to be the pid of the process that gets
+/// The program for a listening socket as its descriptor 3. `LISTEN_PID` has to be the pid of the process that gets
 /// it, which is not known before it is there: a shell that becomes the program knows its own.
-fn with_socket<'a>(program: Program<'a>, socket: &'a OwnedFd) -> Result<Program<'a>, StartError> {
-    let Program { path, args, mut env, dir, passed: _ } = program;
+fn with_socket(program: Program<'_>) -> Result<Program<'_>, StartError> {
+    let Program { path, args, mut env, dir } = program;
     // what hsup itself was passed, and may have handed down, is not what this dyno is passed
     env.retain(|var| {
         !["LISTEN_FDS=", "LISTEN_PID="].iter().any(|name| var.to_bytes().starts_with(name.as_bytes()))
@@ -269,7 +298,7 @@ fn with_socket<'a>(program: Program<'a>, socket: &'a OwnedFd) -> Result<Program<
     words.extend([c_string(r#"export LISTEN_PID=$$; exec "$@""#)?, c_string("sh")?]);
     words.push(c_string(path.as_os_str().as_encoded_bytes())?);
     words.extend(args.into_iter().skip(1));
-    Ok(Program { path: Path::new("/bin/sh"), args: words, env, dir, passed: Some(socket.as_fd()) })
+    Ok(Program { path: "/bin/sh".into(), args: words, env, dir })
 }
 
 /// Connects input and output and spawns. What is opened for the child alone is closed when this returns.
@@ -289,29 +318,30 @@ fn spawn(spec: &DynoSpec, program: &Program<'_>) -> Result<(Pid, Option<Output>)
             let own = io::stdin();
             let input = input.as_ref().map_or(own.as_fd(), AsFd::as_fd);
             let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
-            let pid = exec(program, SpawnStdio::Descriptors([input, out.as_fd(), err.as_fd()]))?;
+            let pid = exec(spec, program, SpawnStdio::Descriptors([input, out.as_fd(), err.as_fd()]))?;
             Ok((pid, Some(Output { stdout, stderr })))
         }
         Stdio::Inherit => {
             let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
             let ours: [BorrowedFd<'_>; 3] = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-            Ok((exec(program, SpawnStdio::Descriptors(ours))?, None))
+            Ok((exec(spec, program, SpawnStdio::Descriptors(ours))?, None))
         }
         Stdio::Terminal(path) => {
             let path = c_string(path.as_os_str().as_encoded_bytes())?;
-            Ok((exec(program, SpawnStdio::Terminal(&path))?, None))
+            Ok((exec(spec, program, SpawnStdio::Terminal(&path))?, None))
         }
     }
 }
 
-fn exec(program: &Program<'_>, stdio: SpawnStdio<'_>) -> Result<Pid, StartError> {
+fn exec(spec: &DynoSpec, program: &Program<'_>, stdio: SpawnStdio<'_>) -> Result<Pid, StartError> {
     let path = c_string(program.path.as_os_str().as_encoded_bytes())?;
     let dir = program.dir.map(|dir| c_string(dir.as_os_str().as_encoded_bytes())).transpose()?;
-    let Program { args, env, passed, .. } = program;
-    let request = Spawn { program: &path, args, env, dir: dir.as_deref(), stdio, passed: *passed };
+    let Program { args, env, .. } = program;
+    let passed = spec.listen.as_ref().map(|socket| socket.as_fd());
+    let request = Spawn { program: &path, args, env, dir: dir.as_deref(), stdio, passed };
     sys::spawn(&request).map_err(|source| match source.raw_os_error() {
         Some(libc::EACCES | libc::ENOEXEC | libc::ETXTBSY | libc::EISDIR | libc::ENOENT) => {
-            StartError::NotExecutable { path: program.path.to_owned(), source }
+            StartError::NotExecutable { path: program.path.clone(), source }
         }
         _ => StartError::System { operation: "start the process", source },
     })

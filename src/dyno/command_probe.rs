@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsup_drivers::{DynoDriver, DynoSpec, Exit, KillSignal, Output, Run, Stdio};
+use hsup_drivers::{DynoSpec, Exit, KillSignal, Output, Run, Stdio};
 use tokio::io;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -14,41 +14,32 @@ use tokio_util::task::TaskTracker;
 
 use crate::explain;
 
-/// What runs the commands of a dyno's checks. Cheap to clone.
-#[derive(Clone)]
+/// What runs the commands of the checks of a run.
 pub(super) struct CommandProbes {
-    driver: Arc<dyn DynoDriver>,
-    spec: Arc<DynoSpec>,
-    tasks: TaskTracker,
+    /// The run.
+    pub(super) run: Arc<dyn Run>,
+    /// What it was started from.
+    pub(super) spec: Arc<DynoSpec>,
+    /// The commands that are not gone, of all runs of the dyno.
+    pub(super) tasks: TaskTracker,
 }
 
 impl CommandProbes {
-    /// For a dyno that this driver starts from this.
-    pub(super) fn new(driver: &Arc<dyn DynoDriver>, spec: &Arc<DynoSpec>) -> Self {
-        Self { driver: Arc::clone(driver), spec: Arc::clone(spec), tasks: TaskTracker::new() }
-    }
-
-    /// Waits until every command is gone, once nobody runs any more.
-    pub(super) async fn gone(self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    /// Runs a command as the dyno is run, and ends it when it is given up. What is wrong, unless it ends with 0 in
-    /// time.
-    pub(super) async fn run(&self, command: &str, patience: Duration) -> Result<(), String> {
+    /// Runs a command inside the run, and ends it when it is given up. What is wrong, unless it ends with 0 in time.
+    pub(super) async fn ask(&self, command: &str, patience: Duration) -> Result<(), String> {
         let spec = DynoSpec {
             command: Arc::from([command.to_owned()]),
             stdio: Stdio::Pipes,
             // what is the dyno's own is not for those who ask it
             listen: None,
             own_env: Vec::new(),
+            notify: false,
             ..DynoSpec::clone(&self.spec)
         };
-        let (driver, command) = (Arc::clone(&self.driver), command.to_owned());
+        let (run, command) = (Arc::clone(&self.run), command.to_owned());
         let (mut reply, answer) = oneshot::channel();
         self.tasks.spawn(async move {
-            let result = match driver.start(&spec).await {
+            let result = match run.exec(&spec).await {
                 Ok(run) => {
                     let end = tokio::select! {
                         biased;
@@ -118,4 +109,80 @@ async fn discard(Output { stdout, stderr }: Output) {
         }
     };
     tokio::join!(read(stdout), read(stderr));
+}
+
+#[cfg(test)]
+mod tests {
+    use hsup_drivers::{DynoDriver, Limits, Network};
+
+    use super::*;
+    use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
+
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    async fn probes() -> (CommandProbes, Runs) {
+        let (driver, mut runs) = Scripted::new(Network::Isolated, &[], &[]);
+        let spec = DynoSpec {
+            name: "web.1".to_owned(),
+            command: Arc::from(["serve".to_owned()]),
+            built: Arc::default(),
+            env: Arc::from([]),
+            own_env: vec![("WATCHDOG_USEC".to_owned(), "1".to_owned())],
+            port: 5000,
+            stdio: Stdio::Inherit,
+            listen: None,
+            notify: true,
+            limits: Limits::default(),
+        };
+        let run = driver.start(&spec).await.unwrap();
+        runs.recv().await.unwrap();
+        (CommandProbes { run, spec: Arc::new(spec), tasks: TaskTracker::new() }, runs)
+    }
+
+    /// What is found of a command that this is done to, and the signals that it was sent.
+    async fn asked(act: impl FnOnce(&ScriptedRun)) -> (Result<(), String>, Vec<KillSignal>) {
+        let (probes, mut runs) = probes().await;
+        let command = async {
+            let (line, command) = runs.recv().await.unwrap();
+            assert_eq!(line, "look");
+            act(&command);
+            command
+        };
+        let (found, command) = tokio::join!(probes.ask("look", PATIENCE), command);
+        (found, command.signals())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_has_ended_is_what_its_status_says() {
+        assert_eq!(asked(|command| command.exit(Exit::Code(0), true)).await, (Ok(()), vec![]));
+        let failed = Err("\"look\" ended with exit status 1".to_owned());
+        assert_eq!(asked(|command| command.exit(Exit::Code(1), true)).await, (failed, vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_command_leaves_is_killed() {
+        let left = asked(|command| command.exit(Exit::Code(0), false)).await;
+        assert_eq!(left, (Ok(()), vec![KillSignal::Kill]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_does_not_end_is_killed() {
+        let late = Err("\"look\" did not end within 3s".to_owned());
+        assert_eq!(asked(|_| {}).await, (late, vec![KillSignal::Kill]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_is_given_up_is_killed() {
+        let (probes, mut runs) = probes().await;
+        let command = {
+            let mut asked = std::pin::pin!(probes.ask("look", PATIENCE));
+            tokio::select! {
+                found = &mut asked => unreachable!("{found:?}"),
+                command = runs.recv() => command.unwrap().1,
+            }
+        };
+        probes.tasks.close();
+        probes.tasks.wait().await;
+        assert_eq!(command.signals(), [KillSignal::Kill]);
+    }
 }

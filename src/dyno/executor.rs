@@ -13,9 +13,9 @@ use std::time::{Duration, SystemTime};
 use hsup_drivers::{BoxFuture, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Run, StartError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
 use tracing::Level;
 
-use super::command_probe::CommandProbes;
 use super::fsm::{Effect, Input, Phase, Rules, RunId, Started, State, Timer, step};
 use super::notify_socket::NotifySocket;
 use super::policy::{LASTED, Policy};
@@ -25,7 +25,7 @@ use crate::events::{DynoNews, Events};
 use crate::explain;
 use crate::logs::{DynoLog, Reading};
 use crate::model::{Check, DynoName, ReleaseVersion};
-use checking::{Verdict, awaited_line, hear, next_verdict, notify_socket};
+use checking::{Verdict, ask_to_notify, awaited_line, hear, next_verdict, notify_socket};
 use publish::visible;
 
 /// How many commands may wait for a dyno: more than there are kinds of them is of no use.
@@ -100,13 +100,11 @@ impl Dyno {
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let first = DynoStatus::never_started(self.name, self.release, self.spec.port);
         let mut spec = self.spec;
-        let notify = notify_socket(&mut spec, [&self.readiness, &self.liveness]);
+        ask_to_notify(&mut spec, [&self.readiness, &self.liveness]);
         let (publish, status) = watch::channel(DynoStatus { state: DynoState::Stopped, ..first });
-        let spec = Arc::new(spec);
-        let commands_of_checks = CommandProbes::new(&self.driver, &spec);
         let executor = Executor {
-            spec,
-            commands: commands_of_checks,
+            spec: Arc::new(spec),
+            commands: TaskTracker::new(),
             driver: self.driver,
             policy: self.policy,
             readiness: self.readiness,
@@ -114,7 +112,7 @@ impl Dyno {
             changes: self.changes,
             checking: None,
             signs: Signs::new(),
-            notify,
+            notify: None,
             doom: None,
             log: self.log,
             events: self.events,
@@ -183,8 +181,8 @@ struct Executor {
     readiness: Option<Check>,
     liveness: Option<Check>,
     changes: watch::Sender<()>,
-    /// What runs the commands of checks.
-    commands: CommandProbes,
+    /// The commands of checks that are not gone.
+    commands: TaskTracker,
     /// The check of the run, while it boots or is up.
     checking: Option<BoxFuture<'static, Verdict>>,
     /// What the run says of itself.
@@ -230,7 +228,8 @@ impl Executor {
         // with the checks their commands are given up, and are ended
         let commands = self.commands.clone();
         drop(self);
-        commands.gone().await;
+        commands.close();
+        commands.wait().await;
         last_exit
     }
 
@@ -334,10 +333,8 @@ impl Executor {
         let awaited = awaited_line(self.readiness.as_ref(), &self.signs);
         self.output = run.take_output().map(|output| self.log.follow(output, awaited));
         self.running = Running::Main(news_of_main(Arc::clone(&run)));
+        self.notify = notify_socket(&*run, &self.spec.name);
         self.run = Some(run);
-        if let Some(notify) = &self.notify {
-            notify.forget();
-        }
         self.up = None;
         if let Some((spawned, took)) = &mut self.spawned {
             *took = spawned.elapsed();
@@ -347,6 +344,7 @@ impl Executor {
     /// Every process of the run is gone.
     async fn over(&mut self, run: RunId, exit: Exit) -> Input {
         self.running = Running::Nothing;
+        self.notify = None;
         let out_of_memory = self.run.take().is_some_and(|run| run.out_of_memory());
         let last_lines = match self.output.take() {
             Some(output) => output.finish().await,

@@ -46,6 +46,7 @@ impl Bench {
                 port,
                 stdio: Stdio::Pipes,
                 listen: None,
+                notify: false,
                 limits: hsup_drivers::Limits::default(),
             },
             policy: Policy { one_shot, ..Policy::default() },

@@ -121,7 +121,7 @@ impl Prober {
         let asked = async {
             match &check.probe {
                 Probe::Http(path) => Box::pin(self.get(path)).await,
-                Probe::Command(command) => Box::pin(self.commands.run(command, check.timeout)).await,
+                Probe::Command(command) => Box::pin(self.commands.ask(command, check.timeout)).await,
                 Probe::Port | Probe::Log(_) | Probe::Notify => self.connect().await.map(drop),
             }
         };

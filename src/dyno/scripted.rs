@@ -17,9 +17,20 @@ pub(crate) struct ScriptedRun {
     main: watch::Sender<Option<MainExit>>,
     pub(crate) gone: watch::Sender<bool>,
     signals: Mutex<Vec<KillSignal>>,
+    /// To whom commands inside it are handed.
+    runs: mpsc::UnboundedSender<(String, Arc<ScriptedRun>)>,
 }
 
 impl ScriptedRun {
+    fn new(runs: mpsc::UnboundedSender<(String, Arc<Self>)>) -> Arc<Self> {
+        Arc::new(Self {
+            main: watch::Sender::new(None),
+            gone: watch::Sender::new(false),
+            signals: Mutex::default(),
+            runs,
+        })
+    }
+
     /// Ends the main process.
     pub(crate) fn exit(&self, exit: Exit, alone: bool) {
         self.main.send_replace(Some(MainExit { exit, alone }));
@@ -43,6 +54,14 @@ impl Run for ScriptedRun {
 
     fn take_output(&self) -> Option<Output> {
         None
+    }
+
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        Box::pin(async move {
+            let run = Self::new(self.runs.clone());
+            self.runs.send((spec.command.join(" "), Arc::clone(&run))).unwrap();
+            Ok(run as Arc<dyn Run>)
+        })
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
@@ -81,7 +100,7 @@ pub(crate) struct Scripted {
     runs: mpsc::UnboundedSender<(String, Arc<ScriptedRun>)>,
 }
 
-/// The runs of a scripted driver, each with the name of its dyno.
+/// The runs of a scripted driver, each with the name of its dyno, and commands inside them, each with its line.
 pub(crate) type Runs = mpsc::UnboundedReceiver<(String, Arc<ScriptedRun>)>;
 
 impl Scripted {
@@ -118,11 +137,7 @@ impl DynoDriver for Scripted {
                 let source = io::Error::from(io::ErrorKind::OutOfMemory);
                 return Err(StartError::System { operation: "start the process", source });
             }
-            let run = Arc::new(ScriptedRun {
-                main: watch::Sender::new(None),
-                gone: watch::Sender::new(false),
-                signals: Mutex::default(),
-            });
+            let run = ScriptedRun::new(self.runs.clone());
             self.runs.send((spec.name.clone(), Arc::clone(&run))).unwrap();
             Ok(run as Arc<dyn Run>)
         })

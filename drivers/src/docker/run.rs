@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
 use super::life::Ended;
-use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError};
+use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError};
 
 /// A run of a dyno.
 pub(super) struct DockerRun {
@@ -63,6 +63,12 @@ impl Run for DockerRun {
 
     fn take_output(&self) -> Option<Output> {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Checks that would need it are refused where they are read.
+    fn exec<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Box::pin(async { Err(StartError::System { operation: "start a command inside the dyno", source }) })
     }
 
     /// What the engine says to it comes later, and is told in the log.

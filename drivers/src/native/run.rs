@@ -19,7 +19,7 @@ use super::cgroup::{Cgroup, OomWatch};
 use super::driver::beside;
 use super::holdings::{Holdings, Waiting};
 use super::protocol::{ExitText, Order, Report, hear, say};
-use crate::{BoxFuture, Exit, KillSignal, MainExit, Output, Run, SignalError, sys};
+use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError, sys};
 
 /// A run of a dyno.
 pub(super) struct NativeRun {
@@ -235,6 +235,12 @@ impl Run for NativeRun {
 
     fn take_output(&self) -> Option<Output> {
         Self::locked(&self.output).take()
+    }
+
+    /// Checks that would need it are refused where they are read.
+    fn exec<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Box::pin(async { Err(StartError::System { operation: "start a command inside the dyno", source }) })
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {

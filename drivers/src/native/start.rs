@@ -359,7 +359,7 @@ impl Starter {
         if let (StdioKind::Terminal, Ok(term)) = (stdio, std::env::var("TERM")) {
             base.push(("TERM".to_owned(), term));
         }
-        let env = environment(&base, spec)?;
+        let env = environment(&base, spec, None)?;
         Ok(StartRequest {
             etc: etc.files(),
             hostname,

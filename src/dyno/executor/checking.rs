@@ -1,10 +1,12 @@
 //! The checks of a dyno: which one belongs to the phase that it is in, where its answers come from, and what follows.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use hsup_drivers::{BoxFuture, DynoSpec, Network};
+use hsup_drivers::{BoxFuture, DynoSpec, Network, Run};
 use tracing::Level;
 
+use super::super::command_probe::CommandProbes;
 use super::super::fsm::{Input, Phase, Started};
 use super::super::notify_socket::NotifySocket;
 use super::super::prober::Prober;
@@ -38,7 +40,11 @@ impl Executor {
         };
         let prober = Prober {
             address: SocketAddr::new(address, run.port().unwrap_or(self.spec.port)),
-            commands: self.commands.clone(),
+            commands: CommandProbes {
+                run: Arc::clone(run),
+                spec: Arc::clone(&self.spec),
+                tasks: self.commands.clone(),
+            },
             signs: self.signs.clone(),
         };
         self.checking = Some(if started == Started::Booting {
@@ -69,30 +75,24 @@ impl Executor {
     }
 }
 
-/// The socket of a dyno that is to say by sd_notify how it is; it finds it in its environment.
-pub(super) fn notify_socket(
-    spec: &mut DynoSpec,
-    [readiness, liveness]: [&Option<Check>; 2],
-) -> Option<NotifySocket> {
+/// Has the runs of a dyno told to say by sd_notify how they are, where that is asked for.
+pub(super) fn ask_to_notify(spec: &mut DynoSpec, [readiness, liveness]: [&Option<Check>; 2]) {
     let by_notify = |check: &&Check| check.probe == Probe::Notify;
     let watchdog = liveness.as_ref().filter(by_notify);
-    if watchdog.is_none() && !readiness.as_ref().is_some_and(|check| by_notify(&check)) {
-        return None;
+    spec.notify = watchdog.is_some() || readiness.as_ref().is_some_and(|check| by_notify(&check));
+    if let Some(check) = watchdog {
+        let period = check.period.unwrap_or(LIVENESS_PERIOD).as_micros();
+        spec.own_env.push(("WATCHDOG_USEC".to_owned(), period.to_string()));
     }
-    match NotifySocket::bind(&spec.name) {
-        Ok(socket) => {
-            spec.own_env.push(("NOTIFY_SOCKET".to_owned(), socket.variable()));
-            if let Some(check) = watchdog {
-                let period = check.period.unwrap_or(LIVENESS_PERIOD).as_micros();
-                spec.own_env.push(("WATCHDOG_USEC".to_owned(), period.to_string()));
-            }
-            Some(socket)
-        }
-        Err(error) => {
-            tracing::error!(%error, "{}: cannot make the socket for its sd_notify", spec.name);
-            None
-        }
-    }
+}
+
+/// What hears a run that is to say by sd_notify how it is.
+pub(super) fn notify_socket(run: &dyn Run, dyno: &str) -> Option<NotifySocket> {
+    let listening = run.take_notify().map(NotifySocket::new).transpose();
+    listening.unwrap_or_else(|error| {
+        tracing::error!(%error, "{dyno}: cannot hear its sd_notify");
+        None
+    })
 }
 
 /// The line that a run is ready with, to be looked for in what it prints.

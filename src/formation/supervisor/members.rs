@@ -55,6 +55,7 @@ impl Supervisor {
             port: new.port,
             stdio,
             listen: held.map(|held| Arc::clone(&held.socket)),
+            notify: false,
             limits,
         };
         let one_shot = once || self.runs_once();

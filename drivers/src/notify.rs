@@ -1,0 +1,38 @@
+//! The sockets on which runs speak by sd_notify(3): how they are made, and what they are called. What is said on them is
+//! not heard here.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::PassCred;
+
+use crate::StartError;
+
+/// Where a dyno finds the name of the socket.
+pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// A socket of this name in this network. It has no file, so that nothing of it stays.
+fn bind(name: &str) -> io::Result<OwnedFd> {
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    setsockopt(&socket, PassCred, &true)?;
+    Ok(socket.into())
+}
+
+/// A socket in the host's network, and what the dyno finds in [`VARIABLE`]. Its name cannot be guessed, but anybody on
+/// the host can look it up.
+///
+/// # Errors
+/// If the system refuses.
+pub(crate) fn of_host(dyno: &str) -> Result<(OwnedFd, String), StartError> {
+    let (one, two) = (RandomState::new().hash_one(dyno), RandomState::new().hash_one(dyno));
+    let name = format!("hsup/{dyno}/{one:016x}{two:016x}");
+    let socket = bind(&name).map_err(|source| StartError::System {
+        operation: "make the socket for the dyno's sd_notify",
+        source,
+    })?;
+    Ok((socket, format!("@{name}")))
+}
