@@ -279,9 +279,9 @@ pub trait Run: Send + Sync {
     }
 
     /// Starts a command inside the run: in its namespaces and its cgroup, as its user, with its environment but for what
-    /// hsup says to the dyno alone. Of the spec, which is the run's, the command and [`Stdio::Pipes`] count. It is a run
-    /// of its own, which ends with this one and is otherwise no part of it. Bounded in time; not to be cancelled.
-    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>>;
+    /// hsup says to the dyno alone. The spec is the run's with another command, and with [`Stdio::Pipes`]. The command ends
+    /// with the run and is otherwise no part of it. Bounded in time; not to be cancelled.
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>>;
 
     /// Signals every process of the run. To signal a run that is over does nothing.
     ///
@@ -306,6 +306,19 @@ pub trait Run: Send + Sync {
     /// Waits for every process of the run to be gone; to be called after [`Run::main_exit`] has returned.
     /// Cancel safe. Processes that turn up after a signal was sent are sent it as well.
     fn gone(&self) -> BoxFuture<'_, ()>;
+}
+
+/// A command inside a run, and the owner of its processes.
+pub trait Exec: Send {
+    /// The read ends of its pipes, once.
+    fn take_output(&mut self) -> Option<Output>;
+
+    /// Waits for the command to end. If it was the last process of its own, nothing is left of it then; if not,
+    /// [`Exec::end`] is to be called. Cancel safe.
+    fn exit(&mut self) -> BoxFuture<'_, MainExit>;
+
+    /// Kills the command and all that it has started, and waits until nothing of it is left.
+    fn end(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// What turns a dyno into processes.

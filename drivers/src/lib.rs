@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 mod abspath;
+mod below;
 mod command;
 pub mod docker;
 mod driver;
@@ -40,8 +41,8 @@ pub mod sys;
 
 pub use abspath::AbsPath;
 pub use driver::{
-    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Image, KillSignal, MainExit, Network,
-    Notify, Output, Run, SignalError, StartError, Stdio,
+    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Exec, Image, KillSignal, MainExit,
+    Network, Notify, Output, Run, SignalError, StartError, Stdio,
 };
 pub use exit::Exit;
 pub use explain::explain;

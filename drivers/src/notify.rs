@@ -1,12 +1,15 @@
 //! The sockets on which runs speak by sd_notify(3): how they are made, and what they are called. What is said on them is
 //! not heard here.
 
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread;
 
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::PassCred;
 
@@ -14,6 +17,9 @@ use crate::StartError;
 
 /// Where a dyno finds the name of the socket.
 pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// What a dyno finds there that has a network of its own: nobody else reaches the socket.
+pub(crate) const INSIDE: &str = "@hsup/notify";
 
 /// A socket of this name in this network. It has no file, so that nothing of it stays.
 fn bind(name: &str) -> io::Result<OwnedFd> {
@@ -35,4 +41,20 @@ pub(crate) fn of_host(dyno: &str) -> Result<(OwnedFd, String), StartError> {
         source,
     })?;
     Ok((socket, format!("@{name}")))
+}
+
+/// A socket in a network that is a dyno's own, called [`INSIDE`] there.
+///
+/// # Errors
+/// If the system refuses, or this process may not enter the network.
+pub(crate) fn inside(network: &File) -> io::Result<OwnedFd> {
+    let make = || {
+        setns(network, CloneFlags::CLONE_NEWNET)?;
+        bind(INSIDE.trim_start_matches('@'))
+    };
+    // In a thread of its own, which ends there: a socket stays in the network that it was made in.
+    thread::scope(|scope| {
+        let made = thread::Builder::new().name("notify".to_owned()).spawn_scoped(scope, make)?.join();
+        made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }

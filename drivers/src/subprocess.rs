@@ -24,8 +24,8 @@ use crate::guardian::{Guardian, MARK, Stray};
 use crate::process;
 use crate::sys::{self, Spawn, SpawnStdio};
 use crate::{
-    BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Notify, Output, Run, SignalError, StartError, Stdio,
-    notify,
+    BoxFuture, DynoSpec, Exec, Exit, KillSignal, MainExit, Notify, Output, Run, SignalError, StartError,
+    Stdio, notify,
 };
 
 /// Where the processes of runs are: what their driver starts each with.
@@ -226,8 +226,8 @@ impl Run for Subprocess {
     }
 
     /// In a place that is the host's, a command is inside the run where it is beside it.
-    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
-        Box::pin(async { Self::start(Arc::clone(&self.place), spec) })
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
+        Box::pin(async { Ok(Box::new(Self::spawn(Arc::clone(&self.place), spec)?) as Box<dyn Exec>) })
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
@@ -260,6 +260,27 @@ impl Run for Subprocess {
                 wait_for(first).await;
             }
             self.main_status(true);
+        })
+    }
+}
+
+impl Exec for Subprocess {
+    fn take_output(&mut self) -> Option<Output> {
+        Run::take_output(self)
+    }
+
+    fn exit(&mut self) -> BoxFuture<'_, MainExit> {
+        self.main_exit()
+    }
+
+    fn end(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.signal(KillSignal::Kill) {
+                tracing::warn!(cause = %error.source, "{error}");
+            }
+            if !self.main_exit().await.alone {
+                self.gone().await;
+            }
         })
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsup_drivers::{DynoSpec, Exit, KillSignal, Output, Run, Stdio};
+use hsup_drivers::{DynoSpec, Exec, Exit, Output, Run, Stdio};
 use tokio::io;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
@@ -40,16 +40,14 @@ impl CommandProbes {
         let (mut reply, answer) = oneshot::channel();
         self.tasks.spawn(async move {
             let result = match run.exec(&spec).await {
-                Ok(run) => {
+                Ok(mut running) => {
                     let end = tokio::select! {
                         biased;
                         () = reply.closed() => End::GivenUp,
-                        end = end_of(&*run, patience) => end,
+                        end = end_of(&mut *running, patience) => end,
                     };
                     if !matches!(end, End::Alone(_)) {
-                        let _nothing_more_can_be_done = run.signal(KillSignal::Kill);
-                        run.main_exit().await;
-                        run.gone().await;
+                        running.end().await;
                     }
                     end.finding(&command, patience)
                 }
@@ -81,16 +79,17 @@ impl End {
     }
 }
 
-async fn end_of(run: &dyn Run, patience: Duration) -> End {
+async fn end_of(running: &mut dyn Exec, patience: Duration) -> End {
+    let output = running.take_output();
     let discard = async {
-        if let Some(output) = run.take_output() {
+        if let Some(output) = output {
             discard(output).await;
         }
         std::future::pending().await
     };
     let ended = async {
         tokio::select! {
-            exit = run.main_exit() => exit,
+            exit = running.exit() => exit,
             never = discard => never,
         }
     };
@@ -113,7 +112,7 @@ async fn discard(Output { stdout, stderr }: Output) {
 
 #[cfg(test)]
 mod tests {
-    use hsup_drivers::{DynoDriver, Limits, Network};
+    use hsup_drivers::{DynoDriver, KillSignal, Limits, Network};
 
     use super::*;
     use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use hsup_drivers::{
-    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Exit, KillSignal, MainExit, Network,
+    BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Exec, Exit, KillSignal, MainExit, Network,
     Output, Run, SignalError, StartError,
 };
 use tokio::sync::{mpsc, watch};
@@ -56,11 +56,11 @@ impl Run for ScriptedRun {
         None
     }
 
-    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
         Box::pin(async move {
             let run = Self::new(self.runs.clone());
             self.runs.send((spec.command.join(" "), Arc::clone(&run))).unwrap();
-            Ok(run as Arc<dyn Run>)
+            Ok(Box::new(ScriptedExec(run)) as Box<dyn Exec>)
         })
     }
 
@@ -87,6 +87,26 @@ impl Run for ScriptedRun {
         let mut gone = self.gone.subscribe();
         Box::pin(async move {
             gone.wait_for(|gone| *gone).await.unwrap();
+        })
+    }
+}
+
+/// A command inside a run: the test has the same as a run of its own.
+struct ScriptedExec(Arc<ScriptedRun>);
+
+impl Exec for ScriptedExec {
+    fn take_output(&mut self) -> Option<Output> {
+        None
+    }
+
+    fn exit(&mut self) -> BoxFuture<'_, MainExit> {
+        self.0.main_exit()
+    }
+
+    fn end(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let _always_said = self.0.signal(KillSignal::Kill);
+            self.0.gone().await;
         })
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
 use super::life::Ended;
-use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError};
+use crate::{BoxFuture, DynoSpec, Exec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError};
 
 /// A run of a dyno.
 pub(super) struct DockerRun {
@@ -66,7 +66,7 @@ impl Run for DockerRun {
     }
 
     /// Checks that would need it are refused where they are read.
-    fn exec<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
+    fn exec<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
         let source = std::io::ErrorKind::Unsupported.into();
         Box::pin(async { Err(StartError::System { operation: "start a command inside the dyno", source }) })
     }

@@ -172,8 +172,8 @@ impl DynoDriver for Native {
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
         let (starter, spec) = (Arc::clone(&self.starter), spec.clone());
         Box::pin(async move {
-            let one_off = starter.settings.one_off;
-            let run = NativeRun::new(starter.start(spec).await?, one_off);
+            let started = Arc::clone(&starter).start(spec).await?;
+            let run = NativeRun::new(starter, started);
             Ok(run.map_err(|source| StartError::System { operation: "watch the dyno", source })?
                 as Arc<dyn Run>)
         })

@@ -1,6 +1,7 @@
 //! The `native` driver: each dyno in Linux namespaces and cgroups, with a user and a network of its own, and no
 //! daemon.
 
+mod attendant;
 pub mod cgroup;
 pub mod claims;
 pub(crate) mod command;
@@ -9,13 +10,16 @@ pub mod doctor;
 mod driver;
 mod error;
 mod etc;
+mod exec;
 mod files;
 mod finding;
+mod first_process;
 mod holdings;
 mod in_root;
 mod inherited;
 mod init;
 pub mod ledger;
+mod main_process;
 pub mod mountinfo;
 pub mod network;
 mod network_users;
@@ -33,6 +37,7 @@ mod start;
 mod testing;
 pub mod undo;
 mod uplink;
+mod watch;
 mod wires;
 mod zygote;
 mod zygotes;

@@ -1,8 +1,9 @@
 //! What hsup proper, the zygote and a dyno's init say to one another, and how it is sent.
 //!
-//! hsup proper sends the zygote a [`StartRequest`] with descriptors; the zygote answers with the pid and the pidfd
-//! of the new init, or with why there is none. Between hsup proper and each init there is a socket of their own:
-//! hsup says [`Order`]s, init says [`Report`]s, and the end of the socket means the end of whoever held it.
+//! hsup proper sends the zygote a [`Request`] with descriptors; the zygote answers with the pid and the pidfd of the new
+//! init, or of the attendant of a command inside a dyno, or with why there is none. Between hsup proper and each of these
+//! there is a socket of their own: hsup says [`Order`]s, they say [`Report`]s, and the end of the socket means the end of
+//! whoever held it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,18 +19,48 @@ use super::network::Subnet;
 use crate::{StartError, sys};
 
 /// The most descriptors that go with one message.
-const MAX_DESCRIPTORS: usize = 5;
+const MAX_DESCRIPTORS: usize = 6;
 
 /// Config vars have at most some megabytes; what is larger is no message of ours.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// What hsup asks of the zygote. The first descriptors that go with it are the socket to hsup, and the input, the output
+/// and the errors of the main process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// An init. Where it is to be born into a cgroup, that is the next descriptor.
+    Init(Box<StartRequest>),
+    /// The attendant of a command inside a dyno, of whose init the pidfd is the next descriptor; then there may be a
+    /// cgroup, too.
+    Attendant(ProcessRequest),
+}
+
+/// A process of a dyno, to be executed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ProcessRequest {
+    /// The user and the group of the dyno.
+    pub(super) uid: u32,
+    /// The command line.
+    pub(super) line: String,
+    /// The whole environment, `NAME=value` each.
+    pub(super) env: Vec<String>,
+    /// What standard input, output and errors are.
+    pub(super) stdio: StdioKind,
+    /// The most processes of the dyno's user.
+    pub(super) max_processes: u64,
+    /// The soft limit of open files.
+    pub(super) open_files: u64,
+    /// Whether there is a unified cgroup to be born in.
+    pub(super) into_cgroup: bool,
+}
 
 /// All that init needs to know of its dyno.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StartRequest {
     /// The name of the host, as the dyno sees it.
     pub(super) hostname: String,
-    /// The user and the group of the dyno.
-    pub(super) uid: u32,
+    /// The main process.
+    pub(super) main: ProcessRequest,
     /// The root of the stack image.
     pub(super) root: PathBuf,
     /// Where on the host init puts what nobody else sees.
@@ -42,18 +73,6 @@ pub(super) struct StartRequest {
     pub(super) etc: Vec<(String, String)>,
     /// The size of `/tmp`, of `/var/tmp` and of `/dev/shm`, in bytes each.
     pub(super) tmp_bytes: u64,
-    /// The command line.
-    pub(super) line: String,
-    /// The whole environment, `NAME=value` each.
-    pub(super) env: Vec<String>,
-    /// What standard input, output and errors are.
-    pub(super) stdio: StdioKind,
-    /// The most processes of the dyno's user.
-    pub(super) max_processes: u64,
-    /// The soft limit of open files.
-    pub(super) open_files: u64,
-    /// Whether there is a unified cgroup to be born in, the last of the descriptors.
-    pub(super) into_cgroup: bool,
     /// What the dyno's end of its network is to be.
     pub(super) network: InsideNetwork,
 }
@@ -214,19 +233,19 @@ impl From<StartError> for Failure {
     }
 }
 
-/// What hsup tells init.
+/// What hsup tells init, or an attendant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The host's side is there: limits, the other end of the network, the packet filter.
+    /// The host's side is there: limits and, for init, the other end of the network and the packet filter.
     GoOn,
     /// Send SIGTERM to every process.
     Terminate,
 }
 
-/// What init tells hsup.
+/// What init, or an attendant, tells hsup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// The main process has been executed: its pid, as init sees it.
+    /// The main process has been executed: its pid, as the dyno sees it.
     Started { main: u32 },
     /// There will be none.
     Failed(Failure),
@@ -244,8 +263,8 @@ pub(super) enum ExitText {
 /// What the zygote answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// The pid of the new init, whose pidfd comes along.
-    Init(u32),
+    /// The pid of the new process, whose pidfd comes along.
+    Cloned(u32),
     /// There is none.
     Failed(Failure),
 }

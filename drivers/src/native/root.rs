@@ -58,7 +58,7 @@ pub(super) fn build(
     // Read-only at once: what is made for a dyno may not come to be in the stack image, which all share.
     bind(root, root, MsFlags::MS_RDONLY | PLAIN)?;
     etc(root, &request.scratch.etc, &request.etc)?;
-    app(root, &request.scratch.app, &request.app, request.uid, userns)?;
+    app(root, &request.scratch.app, &request.app, request.main.uid, userns)?;
     let tmp = format!("mode=1777,size={}", request.tmp_bytes);
     for place in ["tmp", "var/tmp"] {
         fresh("tmpfs", &at(root, place)?, PLAIN, &tmp)?;

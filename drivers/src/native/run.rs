@@ -1,43 +1,41 @@
-//! A run of a dyno of the native driver: hsup's end of its init.
+//! A run of a dyno of the native driver: its init, and what was made for it.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
-use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use super::cgroup::{Cgroup, OomWatch};
 use super::driver::beside;
-use super::holdings::{Holdings, Waiting};
-use super::protocol::{ExitText, Order, Report, hear, say};
-use crate::{BoxFuture, DynoSpec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError, sys};
+use super::exec::Inside;
+use super::first_process::{FirstProcess, Started, reap};
+use super::holdings::Holdings;
+use super::protocol::Order;
+use super::start::Starter;
+use crate::{
+    BoxFuture, DynoSpec, Exec, KillSignal, MainExit, Notify, Output, Run, SignalError, StartError, sys,
+};
 
 /// A run of a dyno.
 pub(super) struct NativeRun {
-    dyno: String,
+    init: FirstProcess,
+    uid: u32,
     address: Ipv4Addr,
-    init: u32,
     main: Option<u32>,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
-    control: AsyncFd<OwnedFd>,
     output: Mutex<Option<Output>>,
-    ended: Mutex<Option<MainExit>>,
+    notify: Mutex<Option<Notify>>,
     undo: tokio::sync::Mutex<Undoing>,
-    waiting: Arc<Waiting>,
+    starter: Arc<Starter>,
     cgroup: Option<Arc<Cgroup>>,
     /// Wakes when the dyno has used up its memory, where that has a limit.
     memory: Option<Memory>,
     out_of_memory: AtomicBool,
-    one_off: bool,
 }
 
 /// How far what was made for a run has been undone. It may take a while, and is done where that disturbs nobody.
@@ -61,63 +59,49 @@ const TELL_EVERY: Duration = Duration::from_secs(20);
 impl fmt::Debug for NativeRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NativeRun")
-            .field("dyno", &self.dyno)
-            .field("init", &self.init)
+            .field("dyno", &self.init.dyno())
+            .field("init", &self.init.pid())
             .finish_non_exhaustive()
     }
 }
 
-/// An init whose main process has been executed.
-pub(super) struct Started {
-    pub(super) dyno: String,
-    pub(super) address: Ipv4Addr,
-    pub(super) init: u32,
+/// A dyno that has been started, and what belongs to it.
+pub(super) struct StartedDyno {
+    pub(super) init: Started,
     pub(super) main: Option<u32>,
-    pub(super) pidfd: OwnedFd,
-    pub(super) control: OwnedFd,
+    pub(super) address: Ipv4Addr,
     pub(super) output: Option<Output>,
+    pub(super) notify: Option<OwnedFd>,
     pub(super) holdings: Holdings,
-    /// To whom they are given back.
-    pub(super) waiting: Arc<Waiting>,
 }
 
 impl NativeRun {
-    /// Begins to watch an init. Where it is that of a one-off dyno there is nothing to do beside it.
+    /// Begins to watch an init.
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub(super) fn new(started: Started, one_off: bool) -> io::Result<Arc<Self>> {
-        let Started { dyno, address, init, main, pidfd, control, output, holdings, waiting } = started;
-        let cgroup = holdings.cgroup.clone();
-        let memory = cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, &dyno));
-        let watch = || {
-            fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            Ok((Arc::new(sys::watch(pidfd)?), sys::watch(control)?))
-        };
-        let (pidfd, control) = match watch() {
-            Ok(watched) => watched,
+    pub(super) fn new(starter: Arc<Starter>, started: StartedDyno) -> io::Result<Arc<Self>> {
+        let StartedDyno { init, main, address, output, notify, holdings } = started;
+        let (cgroup, uid) = (holdings.cgroup.clone(), holdings.identity.identity().uid);
+        let init = match FirstProcess::watch(init) {
+            Ok(init) => init,
             Err(error) => {
-                // The control socket is closed by now, which ends init.
-                let _reaped = waitpid(Pid::from_raw(init.cast_signed()), None);
-                waiting.give_back(holdings);
+                starter.waiting.give_back(holdings);
                 return Err(error);
             }
         };
         Ok(Arc::new(Self {
-            dyno,
-            address,
+            memory: cgroup.as_ref().and_then(|cgroup| watch_memory(cgroup, init.dyno())),
             init,
+            uid,
+            address,
             main,
-            pidfd,
-            control,
             output: Mutex::new(output),
-            ended: Mutex::default(),
+            notify: Mutex::new(notify.map(|socket| Notify { socket, sender: Some(uid) })),
             undo: tokio::sync::Mutex::new(Undoing::NotYet(Box::new(holdings))),
-            waiting,
+            starter,
             cgroup,
-            memory,
             out_of_memory: AtomicBool::new(false),
-            one_off,
         }))
     }
 
@@ -125,41 +109,9 @@ impl NativeRun {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for init's word on the main process.
-    async fn reported(&self) -> MainExit {
-        loop {
-            if let Some(ended) = *Self::locked(&self.ended) {
-                return ended;
-            }
-            let report = match self.control.readable().await {
-                Ok(mut ready) => match hear::<Report>(self.control.get_ref().as_fd()) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        ready.clear_ready();
-                        continue;
-                    }
-                    heard => heard,
-                },
-                Err(error) => Err(error),
-            };
-            let ended = match report {
-                Ok(Some(Report::Exited { exit, alone })) => MainExit { exit: exit.into(), alone },
-                Ok(Some(Report::Started { .. } | Report::Failed(_))) => continue,
-                // Init has been killed, and with it everything below it.
-                Ok(None) => MainExit { exit: Exit::Signal(libc::SIGKILL), alone: true },
-                Err(error) => {
-                    tracing::error!(dyno = self.dyno, %error, "cannot hear the init of a dyno");
-                    MainExit { exit: Exit::Signal(libc::SIGKILL), alone: false }
-                }
-            };
-            *Self::locked(&self.ended) = Some(ended);
-        }
-    }
-
     /// Waits for init to be gone, with every process below it, and undoes what was made for the run. Cancel safe.
     async fn over(&self) {
-        if let Err(error) = self.pidfd.readable().await {
-            tracing::error!(dyno = self.dyno, %error, "cannot wait for the init of a dyno");
-        }
+        self.init.gone().await;
         self.undone().await;
     }
 
@@ -169,9 +121,11 @@ impl NativeRun {
         let mut undo = self.undo.lock().await;
         *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
             Undoing::NotYet(mut holdings) => {
-                let (dyno, pidfd) = (self.dyno.clone(), Arc::clone(&self.pidfd));
-                let waiting = Arc::clone(&self.waiting);
-                Undoing::Going(Box::pin(beside(self.one_off, move || {
+                let (dyno, pidfd) = (self.init.dyno().to_owned(), Arc::clone(self.init.pidfd()));
+                // Where the dyno is a one-off one there is nothing to do beside this.
+                let one_off = self.starter.settings.one_off;
+                let waiting = Arc::clone(&self.starter.waiting);
+                Undoing::Going(Box::pin(beside(one_off, move || {
                     holdings.remove_files();
                     reap(&dyno, pidfd.get_ref().as_fd());
                     // While the cgroup is there to tell.
@@ -185,17 +139,6 @@ impl NativeRun {
         if let Undoing::Going(work) = &mut *undo {
             self.out_of_memory.store(work.await, Ordering::Relaxed);
             *undo = Undoing::Done;
-        }
-    }
-}
-
-/// Waits for init, and reaps it.
-fn reap(dyno: &str, pidfd: BorrowedFd<'_>) {
-    loop {
-        match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
-            Ok(_) => return,
-            Err(Errno::EINTR) => {}
-            Err(error) => return tracing::error!(dyno, %error, "cannot reap the init of a dyno"),
         }
     }
 }
@@ -215,15 +158,6 @@ fn watch_memory(cgroup: &Cgroup, dyno: &str) -> Option<Memory> {
     })
 }
 
-impl From<ExitText> for Exit {
-    fn from(text: ExitText) -> Self {
-        match text {
-            ExitText::Code(code) => Self::Code(code),
-            ExitText::Signal(number) => Self::Signal(number),
-        }
-    }
-}
-
 impl Run for NativeRun {
     fn pid(&self) -> Option<u32> {
         self.main
@@ -237,32 +171,31 @@ impl Run for NativeRun {
         Self::locked(&self.output).take()
     }
 
-    /// Checks that would need it are refused where they are read.
-    fn exec<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
-        let source = std::io::ErrorKind::Unsupported.into();
-        Box::pin(async { Err(StartError::System { operation: "start a command inside the dyno", source }) })
+    fn take_notify(&self) -> Option<Notify> {
+        Self::locked(&self.notify).take()
+    }
+
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
+        let starter = Arc::clone(&self.starter);
+        let inside =
+            Inside { uid: self.uid, cgroup: self.cgroup.clone(), init: Arc::clone(self.init.pidfd()) };
+        Box::pin(async { Ok(Box::new(starter.exec(spec.clone(), inside).await?) as Box<dyn Exec>) })
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
         let sent = match signal {
-            KillSignal::Term => say(self.control.get_ref().as_fd(), &Order::Terminate),
-            KillSignal::Kill => sys::pidfd_signal(self.pidfd.get_ref().as_fd(), signal),
+            KillSignal::Term => self.init.tell(Order::Terminate),
+            KillSignal::Kill => self.init.kill(),
         };
-        match sent {
-            Ok(()) => Ok(()),
-            // it is over
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EPIPE | libc::ECONNRESET)) =>
-            {
-                Ok(())
-            }
-            Err(source) => Err(SignalError { signal, pid: self.init, dyno: self.dyno.clone(), source }),
-        }
+        sent.map_err(|source| {
+            let (pid, dyno) = (self.init.pid(), self.init.dyno().to_owned());
+            SignalError { signal, pid, dyno, source }
+        })
     }
 
     fn main_exit(&self) -> BoxFuture<'_, MainExit> {
         Box::pin(async {
-            let ended = self.reported().await;
+            let ended = self.init.reported().await;
             if ended.alone {
                 self.undone().await;
             }
@@ -284,7 +217,7 @@ impl Run for NativeRun {
                 watch.clear()
             };
             if let Err(error) = woken.await {
-                tracing::debug!(dyno = self.dyno, %error, "the memory of a dyno is not watched any more");
+                tracing::debug!(dyno = self.init.dyno(), %error, "the memory of a dyno is not watched any more");
                 std::future::pending().await
             }
             // The removal of the cgroup wakes as well.

@@ -9,29 +9,28 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-
 use super::NativeSettings;
 use super::cgroup::{Cgroup, Hierarchies};
 use super::claims::Claims;
 use super::copy::{copy_owned, has_one_owner};
 use super::driver::beside;
 use super::etc::{self, Etc};
+use super::first_process::{Started, Unstarted, begin};
 use super::holdings::{Holdings, Waiting};
 use super::in_root;
 use super::ledger::{Init, Ledger, Record};
 use super::network::{HostLink, Subnet, connect, connect_extra};
 use super::protocol::{
-    AppDir, Failure, InsideNetwork, Order, Report, Scratch, StartRequest, StdioKind, hear, say,
+    AppDir, Failure, InsideNetwork, ProcessRequest, Request, Scratch, StartRequest, StdioKind,
 };
-use super::run::Started;
+use super::run::StartedDyno;
 use super::uplink::{Filter, Uplink};
 use super::wires::{Wires, wires};
 use super::zygotes::Zygote;
 use crate::command::shell_line;
 use crate::guardian::Guardian;
 use crate::simple::{DEFAULT_PATH, environment};
-use crate::{DynoSpec, KillSignal, StartError, process, sys};
+use crate::{DynoSpec, StartError, notify, process};
 
 /// The most processes of a dyno to which no limit is given: far more than an app has, and no danger to the host.
 const MAX_PROCESSES: u64 = 4096;
@@ -69,6 +68,8 @@ struct Cloned {
     init: u32,
     pidfd: OwnedFd,
     main: Option<u32>,
+    /// Where the dyno speaks by sd_notify, if it is to.
+    notify: Option<OwnedFd>,
 }
 
 /// A start that failed.
@@ -85,14 +86,14 @@ impl From<StartError> for Failed {
 }
 
 /// An error of a step, as one of a start.
-fn step<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
+pub(super) fn step<E: std::error::Error>(what: &str) -> impl FnOnce(E) -> StartError {
     let what = what.to_owned();
     move |error| StartError::SetUp { what, source: io::Error::other(crate::explain(&error)) }
 }
 
 impl Starter {
     /// Starts a run. A copy of the app's files may take long, and is made where it disturbs nobody.
-    pub(super) async fn start(self: Arc<Self>, spec: DynoSpec) -> Result<Started, StartError> {
+    pub(super) async fn start(self: Arc<Self>, spec: DynoSpec) -> Result<StartedDyno, StartError> {
         let in_place = self.settings.one_off && !self.copies(&spec);
         let (starter, again) = (Arc::clone(&self), spec.clone());
         let first = beside(in_place, move || starter.try_start(&spec)).await;
@@ -111,15 +112,15 @@ impl Starter {
     }
 
     /// Starts a run; where it fails, tells whether a copy of the app's files would help.
-    fn try_start(&self, spec: &DynoSpec) -> Result<Started, Failed> {
+    fn try_start(&self, spec: &DynoSpec) -> Result<StartedDyno, Failed> {
         let Wires { control, output, stdio, init: fds } = wires(&spec.stdio)?;
         let (mut holdings, subnet) = self.hold(spec)?;
         let cloned = self.clone_and_connect(spec, &mut holdings, subnet, stdio, fds, &control);
         match cloned {
-            Ok(Cloned { init, pidfd, main }) => {
+            Ok(Cloned { init, pidfd, main, notify }) => {
                 self.tidy_layers(spec, &holdings);
-                let (dyno, address, waiting) = (spec.name.clone(), subnet.dyno(), Arc::clone(&self.waiting));
-                Ok(Started { dyno, address, init, main, pidfd, control, output, holdings, waiting })
+                let init = Started { dyno: spec.name.clone(), pid: init, pidfd, control };
+                Ok(StartedDyno { init, main, address: subnet.dyno(), output, notify, holdings })
             }
             Err(failed) => {
                 self.waiting.give_back(holdings);
@@ -248,46 +249,38 @@ impl Starter {
         mut fds: Vec<OwnedFd>,
         control: &OwnedFd,
     ) -> Result<Cloned, Failed> {
-        let request = self.request(spec, holdings, subnet, stdio)?;
+        let request = Request::Init(Box::new(self.request(spec, holdings, subnet, stdio)?));
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd, filter) = self.zygote.start(&request, &fds, || self.uplink.filter())?;
+        let (init, pidfd, filter) = self.zygote.clone_process(&request, &fds, || self.uplink.filter())?;
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = self.connect_init(holdings, subnet, init, filter, control);
-        match ready.map_err(Failed::from).and_then(|()| self.hear_of_main(spec, control)) {
+        let ready = self.connect_init(spec, holdings, subnet, init, filter);
+        match begin(pidfd.as_fd(), control.as_fd(), ready) {
             // By the time that this is looked for it may be gone.
-            Ok(main) => Ok(Cloned { init, pidfd, main: process::child_by_inner_pid(init, main) }),
-            Err(failed) => {
-                let _gone = sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill);
-                let _reaped = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-                // Where init gave up, what failed here is only that it is gone.
-                match hear::<Report>(control.as_fd()) {
-                    Ok(Some(Report::Failed(failure))) => Err(self.judge(spec, failure)),
-                    Ok(Some(Report::Started { .. } | Report::Exited { .. }) | None) | Err(_) => Err(failed),
-                }
+            Ok((main, notify)) => {
+                Ok(Cloned { init, pidfd, main: process::child_by_inner_pid(init, main), notify })
             }
+            Err(Unstarted::Inside(failure)) => Err(self.judge(spec, failure)),
+            Err(Unstarted::Outside(error)) => Err(error.into()),
         }
     }
 
-    /// Makes all of the host's side that waits for init to be there, and tells init to go on.
+    /// Makes all of the host's side that waits for init to be there. Gives where the dyno speaks by sd_notify, if it is to.
     fn connect_init(
         &self,
+        spec: &DynoSpec,
         holdings: &mut Holdings,
         subnet: Subnet,
         init: u32,
         filter: Filter,
-        control: &OwnedFd,
-    ) -> Result<(), StartError> {
+    ) -> Result<Option<OwnedFd>, StartError> {
         if let Some(of) = Init::of(init) {
             holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
         }
         if let Some(cgroup) = &holdings.cgroup {
-            // Into the unified one it was born, where there is that.
-            let born = cgroup.unified_dir().is_some();
-            let attached = if born { cgroup.attach_after_clone(init) } else { cgroup.attach(init) };
-            attached.map_err(step("put the dyno into its cgroup"))?;
+            attach(cgroup, init)?;
         }
         let netns =
             File::open(format!("/proc/{init}/ns/net")).map_err(step("open the network of the dyno"))?;
@@ -297,19 +290,10 @@ impl Starter {
                 connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
             self.uplink.note_extra(kind);
         }
+        let notify = spec.notify.then(|| notify::inside(&netns)).transpose();
+        let notify = notify.map_err(step("make the socket for the dyno's sd_notify"))?;
         filter.wait().map_err(step("set up the packet filter"))?;
-        say(control.as_fd(), &Order::GoOn).map_err(step("tell init of the network"))
-    }
-
-    /// Waits for the main process; its pid, as init sees it.
-    fn hear_of_main(&self, spec: &DynoSpec, control: &OwnedFd) -> Result<u32, Failed> {
-        match hear::<Report>(control.as_fd()).map_err(step("hear of the main process"))? {
-            Some(Report::Started { main }) => Ok(main),
-            Some(Report::Failed(failure)) => Err(self.judge(spec, failure)),
-            Some(Report::Exited { .. }) | None => {
-                Err(step("hear of the main process")(io::Error::from(io::ErrorKind::UnexpectedEof)).into())
-            }
-        }
+        Ok(notify)
     }
 
     fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {
@@ -348,6 +332,32 @@ impl Starter {
             address: subnet.dyno(),
             resolver: &self.uplink.resolver(subnet.gateway()),
         };
+        Ok(StartRequest {
+            etc: etc.files(),
+            hostname,
+            main: self.process(spec, uid, holdings.cgroup.as_deref(), stdio)?,
+            root,
+            scratch: self.scratch.clone(),
+            app,
+            binds: self.settings.binds.clone(),
+            tmp_bytes: TMP_BYTES,
+            network: InsideNetwork {
+                host_link: self.link(subnet).name,
+                subnet,
+                routes: self.settings.extra_routes.to_string(),
+                extra: self.settings.extra_interface.as_ref().map(ToString::to_string),
+            },
+        })
+    }
+
+    /// What a process of the dyno is: its main one, or a command inside it.
+    pub(super) fn process(
+        &self,
+        spec: &DynoSpec,
+        uid: u32,
+        cgroup: Option<&Cgroup>,
+        stdio: StdioKind,
+    ) -> Result<ProcessRequest, StartError> {
         let base = [
             ("PATH", DEFAULT_PATH),
             ("HOME", "/app"),
@@ -359,28 +369,23 @@ impl Starter {
         if let (StdioKind::Terminal, Ok(term)) = (stdio, std::env::var("TERM")) {
             base.push(("TERM".to_owned(), term));
         }
-        let env = environment(&base, spec, None)?;
-        Ok(StartRequest {
-            etc: etc.files(),
-            hostname,
+        let env = environment(&base, spec, spec.notify.then_some(notify::INSIDE))?;
+        Ok(ProcessRequest {
             uid,
-            root,
-            scratch: self.scratch.clone(),
-            app,
-            binds: self.settings.binds.clone(),
-            tmp_bytes: TMP_BYTES,
             line: shell_line(&spec.command),
             env: env.into_iter().map(|var| var.to_string_lossy().into_owned()).collect(),
             stdio,
             max_processes: spec.limits.pids.map_or(MAX_PROCESSES, u64::from),
             open_files: self.guardian.open_files(),
-            into_cgroup: holdings.cgroup.as_ref().is_some_and(|cgroup| cgroup.unified_dir().is_some()),
-            network: InsideNetwork {
-                host_link: self.link(subnet).name,
-                subnet,
-                routes: self.settings.extra_routes.to_string(),
-                extra: self.settings.extra_interface.as_ref().map(ToString::to_string),
-            },
+            into_cgroup: cgroup.is_some_and(|cgroup| cgroup.unified_dir().is_some()),
         })
     }
+}
+
+/// Puts a process that has been cloned into a cgroup.
+pub(super) fn attach(cgroup: &Cgroup, pid: u32) -> Result<(), StartError> {
+    // Into the unified one it was born, where there is that.
+    let born = cgroup.unified_dir().is_some();
+    let attached = if born { cgroup.attach_after_clone(pid) } else { cgroup.attach(pid) };
+    attached.map_err(step("put the dyno into its cgroup"))
 }

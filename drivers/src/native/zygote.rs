@@ -1,7 +1,7 @@
-//! The zygote: the process that inits are cloned from. It has one thread, so that what it clones may run any code.
-//! It does one thing at a time: a request, a clone, an answer.
+//! The zygote: the process that inits are cloned from, and the attendants of commands. It has one thread, so that what it
+//! clones may run any code. It does one thing at a time: a request, a clone, an answer.
 //!
-//! Each init that it clones is its sibling, a child of hsup proper, which reaps it. The zygote ends when hsup does.
+//! Each process that it clones is its sibling, a child of hsup proper, which reaps it. The zygote ends when hsup does.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,9 +10,12 @@ use std::os::unix::net::UnixStream;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::attendant;
 use super::init::{self, Descriptors};
 use super::network::Links;
-use super::protocol::{Answer, AppDir, Failure, Received, StartRequest, receive, send};
+use super::protocol::{
+    Answer, AppDir, Failure, ProcessRequest, Received, Request, StartRequest, receive, send,
+};
 use super::seccomp::Filter;
 use crate::sys::{self, Cloned, Sleeper};
 
@@ -29,7 +32,7 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
     let filter = Filter::compile();
     // The first dyno finds this done: till there is one, the zygote has nothing else to do.
     let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: make_network()? };
-    while let Some(received) = receive::<StartRequest>(&mut socket)? {
+    while let Some(received) = receive::<Request>(&mut socket)? {
         let (request, fds) = match understood(received) {
             Ok(understood) => understood,
             Err(failure) => {
@@ -37,16 +40,17 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
                 continue;
             }
         };
-        let cloned = match &filter {
-            Ok(filter) => clone_init(&request, fds, &mut spare, filter),
-            Err(failure) => Err(failure.clone()),
+        let cloned = match (&filter, &request) {
+            (Ok(filter), Request::Init(request)) => clone_init(request, fds, &mut spare, filter),
+            (Ok(filter), Request::Attendant(request)) => clone_attendant(request, fds, filter),
+            (Err(failure), _) => Err(failure.clone()),
         };
         match cloned {
-            Ok(Init::Cloned { pid, pidfd }) => send(&mut socket, &Answer::Init(pid), &[pidfd.as_fd()])?,
-            Ok(Init::Me(fds, links, userns, filter)) => {
+            Ok(Side::Zygote { pid, pidfd }) => send(&mut socket, &Answer::Cloned(pid), &[pidfd.as_fd()])?,
+            Ok(Side::New(live)) => {
                 // The zygote's, not its own.
                 drop(socket);
-                init::run(&request, fds, links, userns.as_ref(), filter)
+                std::process::exit(live())
             }
             Err(failure) => send(&mut socket, &Answer::Failed(failure), &[])?,
         }
@@ -59,7 +63,7 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
 }
 
 /// A request that can be carried out, as far as can be told from it alone.
-fn understood(received: Received<StartRequest>) -> Result<(StartRequest, Vec<OwnedFd>), Failure> {
+fn understood(received: Received<Request>) -> Result<(Request, Vec<OwnedFd>), Failure> {
     let Received { message, fds, all } = received;
     let request = message
         .map_err(|error| Failure::step(format!("read the request of hsup ({error})"))(Errno::EBADMSG))?;
@@ -70,35 +74,59 @@ fn understood(received: Received<StartRequest>) -> Result<(StartRequest, Vec<Own
     }
 }
 
-/// What a clone has made of this process.
-enum Init<'a> {
-    /// The zygote still: of the new init, its pid and its pidfd.
-    Cloned { pid: u32, pidfd: OwnedFd },
-    /// The new init, with what it needs.
-    Me(Descriptors, Links, Option<OwnedFd>, &'a Filter),
+/// Which side of a clone this process is on.
+enum Side<'a> {
+    /// The zygote still: of the new process, its pid and its pidfd.
+    Zygote { pid: u32, pidfd: OwnedFd },
+    /// The new process, and its life, which gives its exit status.
+    New(Box<dyn FnOnce() -> i32 + 'a>),
+}
+
+/// The next of the descriptors that have come with a request.
+fn next(fds: &mut impl Iterator<Item = OwnedFd>) -> Result<OwnedFd, Failure> {
+    fds.next().ok_or_else(|| Failure::step("receive what the dyno is to hold")(Errno::EBADF))
+}
+
+/// The first ones, with every request.
+fn descriptors(fds: &mut impl Iterator<Item = OwnedFd>) -> Result<Descriptors, Failure> {
+    Ok(Descriptors { control: next(fds)?, stdio: [next(fds)?, next(fds)?, next(fds)?] })
+}
+
+fn clone_attendant<'a>(
+    request: &'a ProcessRequest,
+    fds: Vec<OwnedFd>,
+    filter: &'a Filter,
+) -> Result<Side<'a>, Failure> {
+    let mut fds = fds.into_iter();
+    let (own, init) = (descriptors(&mut fds)?, next(&mut fds)?);
+    let cgroup = if request.into_cgroup { Some(next(&mut fds)?) } else { None };
+    let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+    let cloned = within(&init, CloneFlags::CLONE_NEWPID, || sys::clone_sibling(0, cgroup));
+    match cloned.map_err(Failure::io("clone a process into the dyno (which takes Linux 5.8)"))? {
+        Cloned::Caller { pid, pidfd } => Ok(Side::Zygote { pid, pidfd }),
+        Cloned::New => Ok(Side::New(Box::new(move || attendant::run(request, own, init, filter)))),
+    }
 }
 
 fn clone_init<'a>(
-    request: &StartRequest,
+    request: &'a StartRequest,
     fds: Vec<OwnedFd>,
     spare: &mut Spare,
     filter: &'a Filter,
-) -> Result<Init<'a>, Failure> {
+) -> Result<Side<'a>, Failure> {
     let mut fds = fds.into_iter();
-    let mut next =
-        || fds.next().ok_or_else(|| Failure::step("receive what the dyno is to hold")(Errno::EBADF));
-    let control = next()?;
-    let stdio = [next()?, next()?, next()?];
-    let cgroup = if request.into_cgroup { Some(next()?) } else { None };
+    let own = descriptors(&mut fds)?;
+    let cgroup = if request.main.into_cgroup { Some(next(&mut fds)?) } else { None };
+    let uid = request.main.uid;
     let userns = match &request.app {
-        AppDir::Layers { owner, .. } if *owner != (request.uid, request.uid) => {
+        AppDir::Layers { owner, .. } if *owner != (uid, uid) => {
             let mut unmapped = spare.unmapped.take().map_or_else(Unmapped::begin, Ok)?;
-            let mut mapped = unmapped.map(*owner, request.uid);
+            let mut mapped = unmapped.map(*owner, uid);
             if mapped.is_err() {
                 // The one that was kept may have been killed.
                 unmapped.end();
                 unmapped = Unmapped::begin()?;
-                mapped = unmapped.map(*owner, request.uid);
+                mapped = unmapped.map(*owner, uid);
             }
             spare.used_up = Some(unmapped);
             Some(mapped?)
@@ -111,11 +139,15 @@ fn clone_init<'a>(
     let cgroup = cgroup.as_ref().map(AsFd::as_fd);
     let cloned = match spare.network.take() {
         None => sys::clone_sibling(NAMESPACES | libc::CLONE_NEWNET, cgroup),
-        Some(network) => within(&network, || sys::clone_sibling(NAMESPACES, cgroup)),
+        Some(network) => {
+            within(&network, CloneFlags::CLONE_NEWNET, || sys::clone_sibling(NAMESPACES, cgroup))
+        }
     };
     match cloned.map_err(Failure::io("clone a process into new namespaces"))? {
-        Cloned::Caller { pid, pidfd } => Ok(Init::Cloned { pid, pidfd }),
-        Cloned::New => Ok(Init::Me(Descriptors { control, stdio }, links, userns, filter)),
+        Cloned::Caller { pid, pidfd } => Ok(Side::Zygote { pid, pidfd }),
+        Cloned::New => {
+            Ok(Side::New(Box::new(move || init::run(request, own, links, userns.as_ref(), filter))))
+        }
     }
 }
 
@@ -132,24 +164,28 @@ struct Spare {
 /// # Errors
 /// If there is no way back.
 fn make_network() -> io::Result<Option<OwnedFd>> {
-    let own = own_network()?;
+    let own = own(CloneFlags::CLONE_NEWNET)?;
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
         return Ok(None);
     }
-    let made = own_network().ok();
+    let made = self::own(CloneFlags::CLONE_NEWNET).ok();
     setns(own, CloneFlags::CLONE_NEWNET)?;
     Ok(made)
 }
 
-/// Clones in another network namespace, where the new process stays.
-fn within(network: &OwnedFd, clone: impl FnOnce() -> io::Result<Cloned>) -> io::Result<Cloned> {
-    let own = own_network()?;
-    setns(network, CloneFlags::CLONE_NEWNET)?;
+/// Clones in a namespace of this kind, or that of this pidfd's process, where the new process stays.
+fn within(
+    place: &OwnedFd,
+    kind: CloneFlags,
+    clone: impl FnOnce() -> io::Result<Cloned>,
+) -> io::Result<Cloned> {
+    let own = own(kind)?;
+    setns(place, kind)?;
     let cloned = clone();
     match cloned {
         Ok(Cloned::New) => {}
         Ok(Cloned::Caller { .. }) | Err(_) => {
-            if setns(own, CloneFlags::CLONE_NEWNET).is_err() {
+            if setns(own, kind).is_err() {
                 // In the wrong place it is of no use to anybody, and hsup hears of its end.
                 std::process::exit(1);
             }
@@ -158,8 +194,10 @@ fn within(network: &OwnedFd, clone: impl FnOnce() -> io::Result<Cloned>) -> io::
     cloned
 }
 
-fn own_network() -> io::Result<OwnedFd> {
-    std::fs::File::open("/proc/self/ns/net").map(OwnedFd::from)
+/// The namespace of this kind that this process is in.
+fn own(kind: CloneFlags) -> io::Result<OwnedFd> {
+    let name = if kind == CloneFlags::CLONE_NEWPID { "pid" } else { "net" };
+    std::fs::File::open(format!("/proc/self/ns/{name}")).map(OwnedFd::from)
 }
 
 /// A user namespace that maps nobody yet, and the process that is in it: to be mapped it needs one.

@@ -17,7 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stdin};
 use tokio::time::{Instant, sleep_until};
 
-use super::protocol::{Answer, Received, StartRequest, receive, send};
+use super::protocol::{Answer, Received, Request, receive, send};
 use super::zygote::serve;
 use crate::sys::{self, Spawn, SpawnStdio};
 use crate::{KillSignal, StartError, guardian, process};
@@ -38,7 +38,7 @@ pub struct Zygote {
 #[derive(Debug)]
 struct Line {
     now: Now,
-    /// The inits that have been told of, many of which have ended since.
+    /// The processes that have been told of, many of which have ended since.
     told: HashSet<u32>,
 }
 
@@ -49,7 +49,7 @@ struct Now {
     pidfd: OwnedFd,
 }
 
-/// How many inits are remembered before it is looked which of them are there.
+/// How many of them are remembered before it is looked which of them are there.
 const MANY: usize = 4096;
 
 impl Zygote {
@@ -73,11 +73,10 @@ impl Zygote {
         }
     }
 
-    /// Has an init cloned; its pid, and its pidfd. The descriptors are the socket to hsup, input, output, errors
-    /// and, if the request says so, a cgroup. The caller does something else meanwhile.
-    pub(super) fn start<T>(
+    /// Has a process cloned; its pid, and its pidfd. The caller does something else meanwhile.
+    pub(super) fn clone_process<T>(
         &self,
-        request: &StartRequest,
+        request: &Request,
         fds: &[OwnedFd],
         meanwhile: impl FnOnce() -> T,
     ) -> Result<(u32, OwnedFd, T), StartError> {
@@ -160,8 +159,8 @@ impl Zygote {
 /// What an answer of the zygote comes to.
 fn answered(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), StartError> {
     match (answer, fds.pop()) {
-        (Answer::Init(pid), Some(pidfd)) => Ok((pid, pidfd)),
-        (Answer::Init(pid), None) => {
+        (Answer::Cloned(pid), Some(pidfd)) => Ok((pid, pidfd)),
+        (Answer::Cloned(pid), None) => {
             end(pid);
             let operation = "take over the new dyno (is the hard limit of open files, four a dyno, reached?)";
             Err(StartError::System { operation, source: Errno::EMFILE.into() })
@@ -178,12 +177,12 @@ impl Line {
         (state == Ok(WaitStatus::StillAlive)).then(|| self.now.pidfd.try_clone())
     }
 
-    fn remember(&mut self, init: u32) {
+    fn remember(&mut self, pid: u32) {
         if self.told.len() >= MANY {
             let there = process::children(std::process::id());
             self.told.retain(|pid| there.contains(pid));
         }
-        self.told.insert(init);
+        self.told.insert(pid);
     }
 
     /// Puts another zygote in the place of this one, which is killed if it lives.
@@ -201,14 +200,14 @@ impl Line {
         Ok(())
     }
 
-    /// Ends the init that the zygote has cloned and did not live to tell of. Nobody else would reap it, and nobody
+    /// Ends the process that the zygote has cloned and did not live to tell of. Nobody else would reap it, and nobody
     /// clones another one now.
     fn end_untold(&self) {
-        let is_init = |pid: &u32| {
+        let is_cloned = |pid: &u32| {
             fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("hsup-"))
         };
         let children = process::children(std::process::id()).into_iter();
-        children.filter(|pid| !self.told.contains(pid)).filter(is_init).for_each(end);
+        children.filter(|pid| !self.told.contains(pid)).filter(is_cloned).for_each(end);
     }
 }
 
