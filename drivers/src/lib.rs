@@ -15,6 +15,11 @@
 //! inits of dynos are cloned. Each is a child of hsup proper as well, and the first process of a pid namespace, which
 //! ends with it: of its dyno no process can leave.
 //!
+//! # Commands inside a run
+//! [`Run::exec`] starts a command where the processes of a run are. It is none of them: what it starts is killed as a
+//! whole, without the run. Where runs are apart from the host a process of hsup's, started there beside the command, is
+//! the child subreaper of all that it starts, and ends it when hsup is gone.
+//!
 //! Dynos of the [`docker`] driver are processes of the engine's. What makes them die with hsup is the input of their
 //! container, which ends when hsup does: see [`docker::entry`].
 

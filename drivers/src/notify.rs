@@ -58,3 +58,44 @@ pub(crate) fn inside(network: &File) -> io::Result<OwnedFd> {
         made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::unshare;
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    /// Whether what is sent to a socket of this name, in the network of this thread, arrives.
+    fn is_heard(socket: &OwnedFd, name: &str) -> bool {
+        let to = SocketAddr::from_abstract_name(name.strip_prefix('@').unwrap()).unwrap();
+        let sent = UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &to);
+        let mut place = [0; 16];
+        let heard = UnixDatagram::from(socket.try_clone().unwrap());
+        heard.set_nonblocking(true).unwrap();
+        sent.is_ok() && heard.recv(&mut place).is_ok_and(|length| &place[..length] == b"READY=1")
+    }
+
+    #[test]
+    fn each_run_on_the_host_has_a_socket_of_its_own() {
+        let [(one, of_one), (two, of_two)] = [of_host("web.1").unwrap(), of_host("web.1").unwrap()];
+        assert!(getsockopt(&one, PassCred).unwrap());
+        assert!(is_heard(&one, &of_one) && is_heard(&two, &of_two));
+        assert!(!is_heard(&one, &of_two));
+    }
+
+    #[test]
+    fn a_socket_inside_is_reached_from_there_only() {
+        let inside = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let network = File::open("/proc/thread-self/ns/net").unwrap();
+            let socket = super::inside(&network).unwrap();
+            // once in each network
+            assert!(super::inside(&network).is_err());
+            assert!(is_heard(&socket, INSIDE));
+            socket
+        });
+        let socket = inside.join().unwrap();
+        assert!(!is_heard(&socket, INSIDE));
+    }
+}

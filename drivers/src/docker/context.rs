@@ -37,17 +37,17 @@ impl Context {
     /// builder knows.
     pub(super) fn dockerfile(&self) -> String {
         let Self { stack_image, entry: _, app_dir: _ } = self;
-        let name = entry::NAME;
+        let (name, path) = (entry::NAME, entry::path());
         format!(
             r#"FROM {stack_image}
 USER root
 RUN ["/bin/sh", "-c", "grep -q '^dyno:' /etc/passwd || {{ echo dyno:x:{DYNO_UID}:{DYNO_UID}::/app:/bin/bash >> /etc/passwd && echo dyno:x:{DYNO_UID}: >> /etc/group; }}; mkdir -p /app && chown {DYNO_UID}:{DYNO_UID} /app"]
-COPY {name} /.hsup/{name}
+COPY {name} {path}
 COPY --chown={DYNO_UID}:{DYNO_UID} app /app
 USER {DYNO_UID}:{DYNO_UID}
 WORKDIR /app
 HEALTHCHECK NONE
-ENTRYPOINT ["/.hsup/{name}"]
+ENTRYPOINT ["{path}"]
 CMD []
 "#
         )

@@ -2,8 +2,12 @@
 //! input, and to end everything when hsup is gone or the main process has ended. When it ends itself, however that
 //! comes, the kernel kills everything else in the container.
 //!
+//! The engine starts it inside a container that runs as well, to be the first process of a command there: it is the child
+//! subreaper of the command's processes, and ends with them alone.
+//!
 //! It is hsup's own binary, under another name, and runs as the dyno's user with no capabilities. It has one thread.
 
+use std::env;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,11 +26,13 @@ use nix::unistd::Pid;
 
 use super::frames::{Frame, Start};
 use super::main_process::{Connected, start_main};
-use crate::Exit;
-use crate::sys;
+use crate::{Exit, below, sys};
 
 /// What the binary is called in an image, by which it knows that it is to be the entry.
 pub const NAME: &str = "hsup-entry";
+
+/// What it is told, as its one argument, when it is to start a command inside a container that runs.
+pub(super) const INSIDE: &str = "inside";
 
 /// What it exits with when hsup has gone before it has said anything, or says nonsense.
 const ABANDONED: u8 = KILLED;
@@ -58,9 +64,24 @@ pub fn is_called(program: Option<&OsStr>) -> bool {
     program.is_some_and(|program| Path::new(program).file_name() == Some(OsStr::new(NAME)))
 }
 
-/// The whole life of the entry; gives the exit status of the dyno.
+/// Where it is in an image.
+pub(super) fn path() -> String {
+    format!("/.hsup/{NAME}")
+}
+
+/// Which processes are the entry's to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// All of the container: it is the first one there.
+    First,
+    /// Those below it.
+    Inside,
+}
+
+/// The whole life of the entry; gives the exit status of the dyno, or of the command.
 pub fn run() -> ExitCode {
-    match live() {
+    let place = if env::args().nth(1).as_deref() == Some(INSIDE) { Place::Inside } else { Place::First };
+    match live(place) {
         Ok(status) => status.into(),
         Err(error) => {
             let _nobody_listens = writeln!(io::stderr(), "{NAME}: {error}");
@@ -69,8 +90,11 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn live() -> io::Result<u8> {
+fn live(place: Place) -> io::Result<u8> {
     prctl::set_name(c"hsup-entry")?;
+    if place == Place::Inside {
+        prctl::set_child_subreaper(true)?;
+    }
     // The dyno is of the same user, and what hsup says to the entry is not for it.
     prctl::set_dumpable(false)?;
     sys::seal_inherited_descriptors()?;
@@ -79,15 +103,22 @@ fn live() -> io::Result<u8> {
     watched.add(END_NOW);
     watched.thread_block()?;
     let signals = SignalFd::with_flags(&watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let mut entry = Entry { signals, received: Vec::new(), dyno: None };
-    loop {
-        if let Some(status) = entry.step()? {
-            return Ok(status);
+    let mut entry = Entry { place, signals, received: Vec::new(), dyno: None };
+    let status = loop {
+        match entry.step() {
+            Ok(None) => {}
+            Ok(Some(status)) => break Ok(status),
+            Err(error) => break Err(error),
         }
+    };
+    if place == Place::Inside {
+        below::end_all()?;
     }
+    status
 }
 
 struct Entry {
+    place: Place,
     signals: SignalFd,
     received: Vec<u8>,
     dyno: Option<Dyno>,
@@ -95,6 +126,7 @@ struct Entry {
 
 /// The dyno, once it has been forked.
 struct Dyno {
+    place: Place,
     main: Pid,
     /// How the main process ended, and when what is left of the dyno is killed.
     ended: Option<(u8, Instant)>,
@@ -178,7 +210,7 @@ impl Entry {
                     let ended = dyno.as_ref().and_then(|dyno| dyno.ended);
                     return Ok(Some(ended.map_or(KILLED, |(status, _)| status)));
                 }
-                (Ok(signal), Some(_)) => everybody(signal)?,
+                (Ok(signal), Some(_)) => everybody(self.place, signal)?,
                 // There is nobody yet who could end in its own way.
                 (Ok(signal), None) => return Ok(Some(Exit::Signal(signal as i32).status())),
             }
@@ -197,7 +229,7 @@ impl Entry {
         self.received.extend(bytes.iter().take(length));
         while let Some(frame) = Frame::take(&mut self.received)? {
             match (frame, &mut self.dyno) {
-                (Frame::Start(start), None) => self.dyno = Some(Dyno::start(&start)?),
+                (Frame::Start(start), None) => self.dyno = Some(Dyno::start(self.place, &start)?),
                 (Frame::Input(input), Some(dyno)) => dyno.pending.extend(input),
                 (Frame::EndOfInput, Some(dyno)) => dyno.no_more = true,
                 (Frame::Window(size), Some(dyno)) => dyno.resize(size),
@@ -218,13 +250,13 @@ enum Input {
 }
 
 impl Dyno {
-    fn start(start: &Start) -> io::Result<Self> {
+    fn start(place: Place, start: &Start) -> io::Result<Self> {
         let Connected { main, sink, terminal } = start_main(start)?;
         for fd in [sink.as_ref(), terminal.as_ref()].into_iter().flatten() {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
         let grace = Duration::from_millis(start.grace_ms);
-        Ok(Self { main, ended: None, grace, sink, pending: Vec::new(), no_more: false, terminal })
+        Ok(Self { place, main, ended: None, grace, sink, pending: Vec::new(), no_more: false, terminal })
     }
 
     /// Hands on as much of its input as it takes.
@@ -286,7 +318,7 @@ impl Dyno {
             if pid == self.main && self.ended.is_none() {
                 self.ended = Some((exit.status(), Instant::now() + self.grace));
                 // Processes that outlive it are given the time that they would have if hsup stopped the dyno.
-                everybody(Signal::SIGTERM)?;
+                everybody(self.place, Signal::SIGTERM)?;
             }
         };
         match self.ended {
@@ -299,10 +331,14 @@ impl Dyno {
     }
 }
 
-/// Signals every process of the container but this one.
-fn everybody(signal: Signal) -> io::Result<()> {
-    match kill(Pid::from_raw(-1), signal) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error.into()),
+/// Signals every process of the container but this one. Inside a container that runs the others are not this one's to
+/// signal, and its own have been by who is the first there.
+fn everybody(place: Place, signal: Signal) -> io::Result<()> {
+    match place {
+        Place::Inside => Ok(()),
+        Place::First => match kill(Pid::from_raw(-1), signal) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        },
     }
 }

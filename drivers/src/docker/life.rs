@@ -239,7 +239,7 @@ enum Looked {
 }
 
 /// The exit that a status stands for. One that an engine which was restarted has lost is that of a killed process.
-fn exit_of(status: i64) -> Exit {
+pub(super) fn exit_of(status: i64) -> Exit {
     match u8::try_from(status) {
         Ok(code) => match i32::from(code) - 128 {
             number if Signal::try_from(number).is_ok() => Exit::Signal(number),
@@ -262,7 +262,7 @@ async fn told(what: &mut Option<oneshot::Receiver<()>>) {
 }
 
 /// Hands on what the container prints, to its end. Tells when nobody reads it any more.
-async fn carry_output(
+pub(super) async fn carry_output(
     mut prints: Prints,
     printed: Vec<(Printed, Bytes)>,
     mut sinks: Sinks,

@@ -18,6 +18,7 @@ mod endpoint;
 mod engine;
 pub mod entry;
 mod error;
+mod exec;
 mod frames;
 mod images;
 mod leftovers;

@@ -2,20 +2,33 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
+use super::engine::Engine;
+use super::exec::DockerExec;
 use super::life::Ended;
-use crate::{BoxFuture, DynoSpec, Exec, Exit, KillSignal, MainExit, Output, Run, SignalError, StartError};
+use crate::{
+    BoxFuture, DynoSpec, Exec, Exit, KillSignal, MainExit, Notify, Output, Run, SignalError, StartError,
+};
+
+/// A container that runs.
+pub(super) struct Container {
+    pub(super) engine: Arc<Engine>,
+    pub(super) id: String,
+}
 
 /// A run of a dyno.
 pub(super) struct DockerRun {
     dyno: String,
+    container: Container,
     pid: Option<u32>,
     address: IpAddr,
     port: Option<u16>,
     output: Mutex<Option<Output>>,
+    notify: Mutex<Option<OwnedFd>>,
     signals: mpsc::UnboundedSender<KillSignal>,
     ended: watch::Receiver<Option<Ended>>,
 }
@@ -29,13 +42,15 @@ impl fmt::Debug for DockerRun {
 impl DockerRun {
     pub(super) fn new(
         dyno: String,
+        container: Container,
         pid: Option<u32>,
         (address, port): (IpAddr, Option<u16>),
         output: Option<Output>,
-        signals: mpsc::UnboundedSender<KillSignal>,
-        ended: watch::Receiver<Option<Ended>>,
+        notify: Option<OwnedFd>,
+        (signals, ended): (mpsc::UnboundedSender<KillSignal>, watch::Receiver<Option<Ended>>),
     ) -> Self {
-        Self { dyno, pid, address, port, output: Mutex::new(output), signals, ended }
+        let (output, notify) = (Mutex::new(output), Mutex::new(notify));
+        Self { dyno, container, pid, address, port, output, notify, signals, ended }
     }
 
     async fn ended(&self) -> Ended {
@@ -65,10 +80,13 @@ impl Run for DockerRun {
         self.output.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Checks that would need it are refused where they are read.
-    fn exec<'a>(&'a self, _: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
-        let source = std::io::ErrorKind::Unsupported.into();
-        Box::pin(async { Err(StartError::System { operation: "start a command inside the dyno", source }) })
+    fn take_notify(&self) -> Option<Notify> {
+        let socket = self.notify.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Notify { socket, sender: None })
+    }
+
+    fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
+        Box::pin(async { Ok(Box::new(DockerExec::start(&self.container, spec).await?) as Box<dyn Exec>) })
     }
 
     /// What the engine says to it comes later, and is told in the log.

@@ -1,7 +1,10 @@
 //! The start of a run: a container is made, attached to, told what to run, and watched from then on.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,6 +16,7 @@ use bollard::query_parameters::{AttachContainerOptionsBuilder, CreateContainerOp
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::container::{Ownership, describe, name};
@@ -21,12 +25,13 @@ use super::error::DockerError;
 use super::frames::{FAILED, Frame, STARTED, Start};
 use super::leftovers::{REMOVAL, remove_in_time};
 use super::life::{self, Begun};
-use super::run::DockerRun;
+use super::run::{Container, DockerRun};
 use super::stdio::{Connections, Printed, connect};
 use crate::command::shell_line;
 use crate::native::BindMount;
 use crate::native::protocol::Failure;
-use crate::{DynoSpec, Image, StartError, Stdio, process};
+use crate::simple::said_by_hsup;
+use crate::{DynoSpec, Image, StartError, Stdio, notify, process};
 
 /// How long the first process of a container may take to be there: the engine starts it on a busy host too.
 const FIRST_WORD: Duration = Duration::from_secs(60);
@@ -53,7 +58,7 @@ impl Starter {
     pub(super) async fn start(&self, spec: &DynoSpec) -> Result<DockerRun, StartError> {
         let image = spec.built.image.as_ref().ok_or_else(|| StartError::SetUp {
             what: "find the image of the release".to_owned(),
-            source: std::io::ErrorKind::NotFound.into(),
+            source: io::ErrorKind::NotFound.into(),
         })?;
         let connections = connect(&spec.stdio).map_err(|source| StartError::System {
             operation: "connect the dyno's input and output",
@@ -103,24 +108,30 @@ impl Starter {
         let what = || format!("start the container of {}", spec.name);
         let attached = self.engine.ask(what(), docker.attach_container(id, Some(options))).await;
         let AttachContainerResults { output: prints, input: mut reads } = attached.map_err(of_engine)?;
-        // It waits in the engine until the container is there to read it.
-        let start = Frame::Start(self.order(spec, window)).encode();
+        let (hears, heard) = oneshot::channel::<()>();
+        let start = Frame::Start(order(spec, window, self.grace)).encode();
         let sent = async {
+            // It waits in the engine until the container is there to read it; a dyno that speaks at once is not started
+            // before hsup hears it.
+            if spec.notify {
+                let _failed_or_there = heard.await;
+            }
             reads.write_all(&start).await?;
             reads.flush().await
         };
         let started = async {
             self.engine.ask(what(), docker.start_container(id, None)).await.map_err(of_engine)?;
+            let notify = if spec.notify { Some(self.notify(id, what()).await?) } else { None };
+            drop(hears);
             match timeout(FIRST_WORD, greet(prints)).await {
-                Ok(greeted) => greeted,
+                Ok(greeted) => greeted.map(|(prints, printed)| (prints, printed, notify)),
                 Err(_elapsed) => Err(silent(format!("nothing for {FIRST_WORD:?}"))),
             }
         };
         let (sent, started) = tokio::join!(sent, started);
-        let (prints, printed) = started?;
+        let (prints, printed, notify) = started?;
         sent.map_err(|source| StartError::SetUp { what: what(), source })?;
-        let inspected =
-            self.engine.ask(what(), docker.inspect_container(id, None)).await.map_err(of_engine)?;
+        let inspected = self.inspect(id, what()).await?;
         let place = self.place(&inspected, spec);
         let pid = self.engine.is_local.then(|| main_process(id, &inspected)).flatten();
         let begun = Begun {
@@ -134,28 +145,30 @@ impl Starter {
             input,
             follows_window: window.is_some(),
         };
-        let (signals, ended) = life::spawn(begun);
-        Ok(DockerRun::new(spec.name.clone(), pid, place, output, signals, ended))
+        let life = life::spawn(begun);
+        let container = Container { engine: Arc::clone(&self.engine), id: id.to_owned() };
+        Ok(DockerRun::new(spec.name.clone(), container, pid, place, output, notify, life))
     }
 
-    /// What the entry is told.
-    fn order(&self, spec: &DynoSpec, window: Option<[u16; 2]>) -> Start {
-        let own = [("PORT".to_owned(), spec.port.to_string()), ("DYNO".to_owned(), spec.name.clone())];
-        let is_own = |name: &str| own.iter().any(|(other, _)| other == name);
-        let mut env: Vec<_> = spec.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
-        if let (Stdio::Terminal(_), Ok(term)) = (&spec.stdio, std::env::var("TERM"))
-            && !env.iter().any(|(name, _)| name == "TERM")
-        {
-            env.push(("TERM".to_owned(), term));
-        }
-        env.extend(own);
-        Start {
-            line: shell_line(&spec.command),
-            env,
-            input: matches!(spec.stdio, Stdio::Inherit | Stdio::InputOnly),
-            terminal: window,
-            grace_ms: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
-        }
+    async fn inspect(&self, id: &str, what: String) -> Result<ContainerInspectResponse, StartError> {
+        let inspected = self.engine.ask(what, self.engine.docker().inspect_container(id, None));
+        inspected.await.map_err(of_engine)
+    }
+
+    /// The socket on which the dyno speaks by sd_notify, in the network of its container, where nothing runs yet but the
+    /// entry.
+    async fn notify(&self, id: &str, what: String) -> Result<OwnedFd, StartError> {
+        let inspected = self.inspect(id, what).await?;
+        let elsewhere = || io::Error::new(io::ErrorKind::NotFound, "its processes are not this host's");
+        let entry = entry_process(id, &inspected).filter(|_| self.engine.is_local).ok_or_else(elsewhere);
+        let enter = move || notify::inside(&File::open(format!("/proc/{}/ns/net", entry?))?);
+        let made = tokio::task::spawn_blocking(enter).await;
+        let made = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        made.map_err(|source| {
+            let what = "enter the network of a container, to hear the dyno's sd_notify there: for a notify check hsup has \
+                        to be root on the host of the engine, any other check needs neither";
+            StartError::SetUp { what: what.to_owned(), source }
+        })
     }
 
     /// Where the dyno is to be reached: at the port that is published for it, else in its own network.
@@ -175,7 +188,27 @@ impl Starter {
     }
 }
 
-fn of_engine(error: DockerError) -> StartError {
+/// What the entry is told.
+pub(super) fn order(spec: &DynoSpec, window: Option<[u16; 2]>, grace: Duration) -> Start {
+    let own = said_by_hsup(spec, spec.notify.then_some(notify::INSIDE));
+    let is_own = |name: &str| own.iter().any(|(other, _)| other == name);
+    let mut env: Vec<_> = spec.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+    if let (Stdio::Terminal(_), Ok(term)) = (&spec.stdio, std::env::var("TERM"))
+        && !env.iter().any(|(name, _)| name == "TERM")
+    {
+        env.push(("TERM".to_owned(), term));
+    }
+    env.extend(own);
+    Start {
+        line: shell_line(&spec.command),
+        env,
+        input: matches!(spec.stdio, Stdio::Inherit | Stdio::InputOnly),
+        terminal: window,
+        grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+pub(super) fn of_engine(error: DockerError) -> StartError {
     match error {
         DockerError::Talk { .. }
         | DockerError::Unreachable { .. }
@@ -190,15 +223,15 @@ fn of_engine(error: DockerError) -> StartError {
 }
 
 /// The entry has not said what it has to say.
-fn silent(what: String) -> StartError {
+pub(super) fn silent(what: String) -> StartError {
     StartError::SetUp {
         what: "hear from the first process of the container".to_owned(),
-        source: std::io::Error::other(what),
+        source: io::Error::other(what),
     }
 }
 
 /// Waits for the first word of the entry. What has come along with it is the dyno's.
-async fn greet(mut prints: Prints) -> Result<(Prints, Vec<(Printed, Bytes)>), StartError> {
+pub(super) async fn greet(mut prints: Prints) -> Result<(Prints, Vec<(Printed, Bytes)>), StartError> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     while let Some(piece) = prints.next().await {
         match piece {
@@ -225,13 +258,16 @@ async fn greet(mut prints: Prints) -> Result<(Prints, Vec<(Printed, Bytes)>), St
     }
 }
 
-/// The dyno's main process, if the container's processes are this host's: the first child of the entry.
-fn main_process(id: &str, inspected: &ContainerInspectResponse) -> Option<u32> {
+/// The entry of a container, if the container's processes are this host's.
+fn entry_process(id: &str, inspected: &ContainerInspectResponse) -> Option<u32> {
     let entry =
         inspected.state.as_ref()?.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)?;
     let cgroup = std::fs::read_to_string(format!("/proc/{entry}/cgroup")).ok()?;
-    if !cgroup.contains(id) {
-        return None;
-    }
+    cgroup.contains(id).then_some(entry)
+}
+
+/// The dyno's main process, if the container's processes are this host's: the first child of the entry.
+fn main_process(id: &str, inspected: &ContainerInspectResponse) -> Option<u32> {
+    let entry = entry_process(id, inspected)?;
     process::children(entry).into_iter().min().or(Some(entry))
 }

@@ -230,6 +230,7 @@ const MAKE: &str = "make a user namespace, to show the app's files as the dyno's
 
 #[cfg(test)]
 mod tests {
+    use super::super::protocol::StdioKind;
     use super::*;
 
     #[test]
@@ -241,6 +242,32 @@ mod tests {
             let answer = receive::<Answer>(&mut ours).unwrap().unwrap().message.unwrap();
             assert!(
                 matches!(&answer, Answer::Failed(Failure::Step { what, errno: libc::EBADMSG }) if what.contains("read the request")),
+                "{answer:?}"
+            );
+        }
+        drop(ours);
+        zygote.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_attendant_without_a_dyno_is_not_cloned() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let zygote = std::thread::spawn(|| serve(theirs));
+        let request = Request::Attendant(ProcessRequest {
+            uid: 3000,
+            line: "true".to_owned(),
+            env: Vec::new(),
+            stdio: StdioKind::Pipes,
+            max_processes: 1,
+            open_files: 1,
+            into_cgroup: false,
+        });
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for (fds, said) in [(4, "receive what the dyno is to hold"), (5, "clone a process into the dyno")] {
+            send(&mut ours, &request, &vec![null.as_fd(); fds]).unwrap();
+            let answer = receive::<Answer>(&mut ours).unwrap().unwrap().message.unwrap();
+            assert!(
+                matches!(&answer, Answer::Failed(Failure::Step { what, .. }) if what.starts_with(said)),
                 "{answer:?}"
             );
         }
