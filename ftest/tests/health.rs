@@ -1,6 +1,10 @@
 //! How dynos show that they are ready and well, and what becomes of those that are not.
 
-use hsup_ftest::{Room, eventually};
+use std::fs;
+use std::path::Path;
+
+use hsup_ftest::{Driver, Room, driver, eventually, isolated_network, procs};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Answers every request with 200 until the file that `SICK` names is there, and then with 500.
@@ -17,6 +21,11 @@ http.server.ThreadingHTTPServer(("", int(os.environ["PORT"])), Page).serve_forev
 /// gives to connections (from 32768 on).
 fn port(n: u32) -> String {
     (7000 + 10 * n + std::process::id() % 250 * 100).to_string()
+}
+
+/// Where this host has what is at a path in a dyno, whatever the root of that is.
+fn inside(dyno: &Value, path: &str) -> String {
+    format!("/proc/{}/root{path}", dyno["Pid"])
 }
 
 #[test]
@@ -72,19 +81,6 @@ fn a_dyno_that_fails_its_liveness_check_is_restarted() {
     let _of_a_root_that_is_gone = std::fs::remove_file(sick);
 }
 
-/// What cannot reach into dynos that are apart is refused: a flag at once, and in a release with the release.
-fn refused(room: &Room, check: &str) {
-    let said = "command= and notify do not work with dynos that have a root and a network of their own";
-    let ended = room.hsup(["start", "--readiness", check]).end();
-    assert_eq!(ended.code, 64, "{}", ended.stderr);
-    assert!(ended.stderr.contains(&format!("--readiness: {said}")), "{}", ended.stderr);
-    let worker = json!([{"Type": "worker", "Args": ["exec sleep 600"], "Quantity": 1, "Readiness": check}]);
-    room.release(&room.app().field("Processes", worker));
-    let hsup = room.hsup(["start"]).env("HSUP_READINESS", "").up();
-    hsup.wait_line(said);
-    assert!(hsup.dyno("worker.1").is_null(), "{}", hsup.printed());
-}
-
 #[test]
 fn a_line_can_tell_that_a_worker_is_ready() {
     let room = Room::new();
@@ -108,53 +104,172 @@ fn a_line_can_tell_that_a_worker_is_ready() {
 #[test]
 fn a_command_can_tell_that_a_worker_is_ready() {
     let room = Room::new();
-    if hsup_ftest::isolated_network() {
-        return refused(&room, "command=true");
-    }
-    let ready = room.path("ready");
+    let ready = format!("/tmp/{}-ready", room.mark());
     // what it prints is for nobody, and must not be what ends it
-    let check = format!("worker:period=50ms,command=echo asked; test -e {}", ready.display());
+    let check = format!("worker:period=50ms,command=echo asked; test -e {ready}");
     room.release(&room.app().process("worker", "exec sleep 600", 1));
     let hsup = room.hsup(["start", "--readiness", &check]).env("HSUP_READINESS", "").up();
-    hsup.wait_dyno("worker.1", "boots", |dyno| dyno["Health"] == "booting");
-    std::fs::write(&ready, "").unwrap();
+    let missing = format!("\"echo asked; test -e {ready}\" ended with exit status 1");
+    let dyno = hsup.wait_dyno("worker.1", "boots", |dyno| dyno["Missing"] == missing);
+    assert_eq!(dyno["Health"], "booting", "{dyno}");
+    // it is inside: there is no such file in any other dyno, nor on the host if its root is not the host's
+    let seen = inside(&dyno, &ready);
+    fs::write(&seen, "").unwrap();
+    assert_eq!(Path::new(&ready).exists(), !isolated_network());
     hsup.wait_up("worker.1");
+    let _of_a_root_that_is_gone = fs::remove_file(seen);
+}
+
+#[test]
+fn a_command_reaches_the_port_of_its_dyno() {
+    let room = Room::new();
+    let listens = "exec python3 -m http.server --bind 127.0.0.1 $PORT";
+    room.release(&room.app().env("PORT", &port(3)).process("web", listens, 1));
+    let check = r#"web:command=bash -c ': < /dev/tcp/127.0.0.1/$PORT'"#;
+    let hsup = room.hsup(["start", "--readiness", check]).env("HSUP_READINESS", "").up();
+    hsup.wait_up("web.1");
+}
+
+/// What a process is: who it is, what it may do, where it is, and what it has been told.
+const ABOUT: &str = r#"{ grep -E '^(Uid|Gid|Groups|Umask|Cap|NoNewPrivs|Seccomp|SigBlk|SigIgn)' /proc/self/status; cat /proc/self/cgroup; \
+    for kind in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$kind; done; pwd; readlink /proc/self/root; \
+    ulimit -a | grep -v pipe; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; env | grep -E '^(DYNO|HOME|PATH|PORT|FTEST_MARK|USER)=' | sort; }"#;
+
+#[test]
+fn a_command_is_what_its_dyno_is() {
+    let room = Room::new();
+    let [main, asked] = ["main", "asked"].map(|name| format!("/tmp/{}-{name}", room.mark()));
+    let about = |path: &str| format!("{ABOUT} > {path}.new 2>&1; mv {path}.new {path}");
+    room.release(&room.app().process("worker", &format!("{}; exec sleep 600", about(&main)), 1));
+    let check = format!("worker:timeout=10s,command={}", about(&asked));
+    let hsup = room.hsup(["start", "--readiness", &check]).env("HSUP_READINESS", "").up();
+    hsup.wait_up("worker.1");
+    let dyno = hsup.dyno("worker.1");
+    let [main, asked] = [main, asked].map(|path| {
+        let seen = inside(&dyno, &path);
+        let text =
+            eventually("a process has said what it is", || hsup.printed(), || fs::read_to_string(&seen).ok());
+        let _of_a_root_that_is_gone = fs::remove_file(seen);
+        text
+    });
+    assert!(main.lines().count() > 30, "{main}");
+    assert_eq!(asked, main);
+    if driver() == Driver::Native {
+        for line in
+            ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
+        {
+            assert!(asked.lines().any(|found| found == line), "no {line} in {asked}");
+        }
+        assert!(!asked.contains("Uid:\t0"), "{asked}");
+    }
+}
+
+#[test]
+fn a_command_that_fails_has_its_dyno_restarted() {
+    let room = Room::new();
+    let sick = format!("/tmp/{}-sick", room.mark());
+    room.release(&room.app().process("worker", "exec sleep 600", 1));
+    let check = format!("worker:period=100ms,failure-threshold=2,command=test ! -e {sick}");
+    let hsup = room.hsup(["start", "--liveness", &check]).env("HSUP_READINESS", "").up();
+    hsup.wait_up("worker.1");
+    let seen = inside(&hsup.dyno("worker.1"), &sick);
+    fs::write(&seen, "").unwrap();
+    let dyno = hsup.wait_dyno("worker.1", "is restarted", |dyno| dyno["LastExit"]["Reason"] == "liveness");
+    let detail = format!("\"test ! -e {sick}\" ended with exit status 1");
+    assert_eq!(dyno["LastExit"]["Detail"], detail, "{dyno}");
+    let ended = room.bare(["ps", "-s"]).arg(room.socket()).end();
+    assert!(ended.stdout.contains("(not well)"), "{}", ended.stdout);
+    let _of_a_root_that_is_gone = fs::remove_file(seen);
+    let _where_it_is_the_hosts = fs::remove_file(sick);
+}
+
+/// What of this test's checks sleeps.
+fn sleepers(room: &Room) -> Vec<u32> {
+    let sleeps = |pid: &u32| procs::describe(*pid).contains(": sleep 61");
+    procs::marked(room.mark()).into_iter().filter(sleeps).collect()
+}
+
+/// A command that does not end, and of which a part goes its own way, beside all that could hold it.
+const HANGS: &str = "(setsid sh -c 'sleep 6140 & wait' &); exec sleep 6150";
+
+#[test]
+fn a_command_that_hangs_is_ended_with_all_that_it_has_started() {
+    let room = Room::new();
+    let check = format!("worker:timeout=1s,command={HANGS}");
+    room.release(&room.app().process("worker", "exec sleep 600", 1));
+    let hsup = room.hsup(["start", "--readiness", &check]).env("HSUP_READINESS", "").up();
+    let runs = || (sleepers(&room).len() == 2).then_some(());
+    eventually("the command runs", || hsup.printed(), runs);
+    let missing = format!("{HANGS:?} did not end within 1s");
+    let dyno = hsup.wait_dyno("worker.1", "tells what is missing", |dyno| dyno["Missing"] == missing);
+    let nothing = || sleepers(&room).is_empty().then_some(());
+    eventually("nothing of the command is left", || hsup.printed(), nothing);
+    assert!(procs::alive(u32::try_from(dyno["Pid"].as_u64().unwrap()).unwrap()), "the dyno has been ended");
+}
+
+#[test]
+fn what_a_command_leaves_is_ended() {
+    let room = Room::new();
+    let mark = format!("/tmp/{}-left", room.mark());
+    let daemon = format!("(setsid sh -c 'touch {mark}; sleep 6160; true' &)");
+    let check = format!("worker:timeout=10s,command={daemon}; until test -e {mark}; do sleep 0.01; done");
+    room.release(&room.app().process("worker", "exec sleep 600", 1));
+    let hsup = room.hsup(["start", "--readiness", &check]).env("HSUP_READINESS", "").up();
+    hsup.wait_up("worker.1");
+    let seen = inside(&hsup.dyno("worker.1"), &mark);
+    assert!(Path::new(&seen).exists());
+    eventually("nothing of it is left", || hsup.printed(), || sleepers(&room).is_empty().then_some(()));
+    let _of_a_root_that_is_gone = fs::remove_file(seen);
 }
 
 #[test]
 fn the_command_of_a_check_is_gone_with_its_dyno() {
     let room = Room::new();
-    if hsup_ftest::isolated_network() {
-        return refused(&room, "command=sleep 1");
-    }
-    let pid = room.path("pid");
-    let check = format!(
-        "worker:timeout=600s,command=echo $$ > {0}.new; mv {0}.new {0}; sleep 600; true",
-        pid.display()
-    );
+    let check = format!("worker:timeout=600s,command={HANGS}");
     room.release(&room.app().process("worker", "exec sleep 600", 1));
     let hsup = room.hsup(["start", "--readiness", &check]).env("HSUP_READINESS", "").up();
-    let written = || std::fs::read_to_string(&pid).ok();
-    let number = eventually("the command runs", || hsup.printed(), written);
-    let process = format!("/proc/{}", number.trim());
-    assert!(std::path::Path::new(&process).exists());
+    let runs = || (sleepers(&room).len() == 2).then_some(());
+    eventually("the command runs", || hsup.printed(), runs);
+    // the dyno ends by itself, in the middle of it
+    let dyno = hsup.dyno("worker.1");
+    let first = sleepers(&room);
+    procs::signal(u32::try_from(dyno["Pid"].as_u64().unwrap()).unwrap(), Signal::SIGKILL);
+    let ended = || first.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("the command is gone", || hsup.printed(), ended);
+    eventually("the next one runs", || hsup.printed(), runs);
     assert_eq!(room.bare(["stop", "--all", "-s"]).arg(room.socket()).end().code, 0);
-    assert!(!std::path::Path::new(&process).exists(), "{process} is still there");
+    room.assert_nothing_left();
+}
+
+#[test]
+fn the_command_of_a_check_is_gone_with_hsup() {
+    let room = Room::new();
+    let check = format!("worker:timeout=600s,command={HANGS}");
+    room.release(&room.app().process("worker", "exec sleep 600", 1));
+    let hsup = room.hsup(["start", "--readiness", &check]).env("HSUP_READINESS", "").up();
+    let runs = || (sleepers(&room).len() == 2).then_some(());
+    eventually("the command runs", || hsup.printed(), runs);
+    procs::signal(hsup.proper(), Signal::SIGKILL);
+    room.wait_nothing_left();
 }
 
 #[test]
 fn a_dyno_can_say_itself_that_it_is_ready_and_that_it_lives() {
     let room = Room::new();
-    if hsup_ftest::isolated_network() {
-        return refused(&room, "notify");
-    }
+    // READY=1 comes as systemd-notify sends it: by a process that is gone when it is heard, which says who it is
     let line = r#"exec python3 -c '
-import os, socket, time
+import os, socket, struct, time
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 address = chr(0) + os.environ["NOTIFY_SOCKET"][1:]
 notify.sendto(b"STATUS=nearly", address)
 time.sleep(0.5)
-notify.sendto(b"READY=1\nSTATUS=up", address)
+child = os.fork()
+if child == 0:
+    sender = struct.pack("3i", os.getpid(), os.getuid(), os.getgid())
+    about = [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, sender)]
+    notify.sendmsg([b"READY=1\nSTATUS=up"], about, 0, address)
+    os._exit(0)
+os.waitpid(child, 0)
 for beat in range(10):
     notify.sendto(b"WATCHDOG=1", address)
     time.sleep(int(os.environ["WATCHDOG_USEC"]) / 2e6)

@@ -158,7 +158,7 @@ fn read(
         reader.parsed(POLL_INTERVAL, options.poll_interval, |text| read_duration(text, POLL_INTERVALS));
     let stop_timeout =
         reader.parsed(STOP_TIMEOUT, options.stop_timeout, |text| read_duration(text, STOP_TIMEOUTS));
-    let rollout = rollout::read(reader, options.rollout, driver);
+    let rollout = rollout::read(reader, options.rollout);
     let listens = rollout::read_listens(reader, options.listen, driver);
     let quiet = matches!(command, CommandArgs::Run { .. });
     let log = read_log(reader, options.log_format, options.log_level, quiet);

@@ -7,8 +7,8 @@ use super::parse::read_duration;
 use super::settings::{Problem, Reader, Setting};
 use crate::listen::Listen;
 use crate::model::{
-    ByType, CheckText, InvalidCheck, InvalidOfType, OfType, Rollout, RolloutSettings, for_isolated,
-    for_liveness, for_readiness,
+    ByType, CheckText, InvalidCheck, InvalidOfType, OfType, Rollout, RolloutSettings, for_liveness,
+    for_readiness,
 };
 
 const LISTEN: Setting = Setting { flag: "--listen", variable: "HSUP_LISTEN" };
@@ -90,27 +90,17 @@ pub(super) fn read_listens(
 }
 
 /// Reads the settings.
-pub(super) fn read(
-    reader: &mut Reader<'_>,
-    flags: RolloutFlags,
-    driver: Option<DriverKind>,
-) -> RolloutSettings {
+pub(super) fn read(reader: &mut Reader<'_>, flags: RolloutFlags) -> RolloutSettings {
     let default = RolloutSettings::default();
     let boot = |text: &str| read_duration(text, BOOT_TIMEOUTS);
     let boot_timeout = reader.parsed(BOOT_TIMEOUT, flags.boot_timeout, boot).unwrap_or(default.boot_timeout);
-    let check = |text: &str| -> Result<_, InvalidOfType<InvalidCheck>> {
-        let OfType { process_type, value } = text.parse::<OfType<CheckText>>()?;
-        let isolated = driver.is_some_and(DriverKind::is_isolated);
-        let value = if isolated { for_isolated(value).map_err(InvalidOfType::Value)? } else { value };
-        Ok(OfType { process_type, value })
-    };
     let readiness = |text: &str| -> Result<_, InvalidOfType<InvalidCheck>> {
-        let OfType { process_type, value } = check(text)?;
+        let OfType { process_type, value } = text.parse::<OfType<CheckText>>()?;
         let value = for_readiness(value, boot_timeout).map_err(InvalidOfType::Value)?;
         Ok(OfType { process_type, value })
     };
     let liveness = |text: &str| -> Result<_, InvalidOfType<InvalidCheck>> {
-        let OfType { process_type, value } = check(text)?;
+        let OfType { process_type, value } = text.parse::<OfType<CheckText>>()?;
         Ok(OfType { process_type, value: for_liveness(value).map_err(InvalidOfType::Value)? })
     };
     let healthy = |text: &str| read_duration(text, MIN_HEALTHY_TIMES);

@@ -129,18 +129,6 @@ async fn a_scale_that_cannot_be_had_is_refused_and_does_not_hold_a_release_up() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_does_not_reach_into_a_dyno_is_refused_with_its_release() {
-    let mut bench = Bench::start(Network::Isolated, &[]);
-    bench.release(1, &[("web", 1)]);
-    bench.next("web.1").await;
-    let json = br#"{"Version":2,"Processes":[{"Type":"web","Args":["x"],"Liveness":"notify"}]}"#;
-    let release = Arc::new(control_file::parse(json, &AppName::unnamed()).unwrap().release);
-    bench.releases.send_replace(Some(Arrival { release, phase_done: false, scale: BTreeMap::new() }));
-    bench.nothing_starts().await;
-    assert_eq!(bench.handle.status().await.unwrap().release.unwrap().to_string(), "v1");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_release_is_not_its_own_way_back() {
     let mut bench = Bench::start(Network::Isolated, &[]);
     bench.release(1, &[("web", 1)]);

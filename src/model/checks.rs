@@ -25,7 +25,7 @@ pub enum Probe {
     Port,
     /// Whether a GET of this path on its port is answered with a status from 200 to 399.
     Http(String),
-    /// Whether this shell command, run as the dyno is, exits with 0.
+    /// Whether this shell command, run inside the dyno, exits with 0.
     Command(String),
     /// Whether it has printed a line with this text in it.
     Log(String),
@@ -112,12 +112,6 @@ pub enum InvalidCheck {
         "a log line tells when a dyno is ready, not that it still is: use port, http=, command= or notify"
     )]
     LogLiveness,
-    /// What hsup starts, or hears, on the host does not reach into a dyno that is apart from it.
-    #[error(
-        "command= and notify do not work with dynos that have a root and a network of their own: use port, http=/PATH \
-         or, for readiness, log=TEXT"
-    )]
-    Isolated,
     /// It would begin when the time for getting ready is over.
     #[error(
         "initial-delay={} is not shorter than the boot timeout of {}: lower it, or raise --boot-timeout",
@@ -296,17 +290,6 @@ pub fn for_readiness(text: CheckText, boot_timeout: Duration) -> Result<CheckTex
     }
 }
 
-/// A check that does not reach into dynos with a root and a network of their own is refused for them.
-///
-/// # Errors
-/// If it is one.
-pub fn for_isolated(text: CheckText) -> Result<CheckText, InvalidCheck> {
-    match &text.0 {
-        Some(Check { probe: Probe::Command(_) | Probe::Notify, .. }) => Err(InvalidCheck::Isolated),
-        Some(_) | None => Ok(text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,8 +351,6 @@ mod tests {
         ] {
             assert!(bad.parse::<CheckText>().is_err(), "{bad}");
         }
-        assert_eq!(for_isolated("notify".parse().unwrap()), Err(InvalidCheck::Isolated));
-        assert!(for_isolated("http=/up".parse().unwrap()).is_ok());
         assert_eq!(for_liveness("log=x".parse().unwrap()), Err(InvalidCheck::LogLiveness));
     }
 }

@@ -15,7 +15,7 @@ mod startup;
 
 pub use by_type::{ByType, InvalidOfType, OfType};
 pub use checks::{
-    Check, CheckText, Checks, InvalidCheck, LIVENESS_PERIOD, Probe, for_isolated, for_liveness, for_readiness,
+    Check, CheckText, Checks, InvalidCheck, LIVENESS_PERIOD, Probe, for_liveness, for_readiness,
 };
 pub use config_vars::{ConfigVars, InvalidConfigVar, VarName};
 pub use duration::{HumanDuration, InvalidDuration};

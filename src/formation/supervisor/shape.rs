@@ -14,7 +14,7 @@ use super::Supervisor;
 use crate::history::Arrival;
 use crate::model::{
     Check, CheckText, DynoName, InvalidCheck, Probe, Process, ProcessType, Quantities, Quantity, Release,
-    Rollout, for_isolated, for_readiness,
+    Rollout, for_readiness,
 };
 
 /// Why a release cannot run here.
@@ -22,8 +22,8 @@ use crate::model::{
 pub(super) enum Refused {
     #[error(transparent)]
     Port(#[from] NoPort),
-    #[error("the {check} check of {process_type}: {source}")]
-    Check { check: &'static str, process_type: ProcessType, source: InvalidCheck },
+    #[error("the readiness check of {process_type}: {source}")]
+    Readiness { process_type: ProcessType, source: InvalidCheck },
 }
 
 /// The types whose dynos listen, whatever they are asked.
@@ -153,22 +153,18 @@ impl Supervisor {
         })
     }
 
-    /// Checks that this driver cannot make, or that come too late, are refused with the release.
+    /// Checks that come too late are refused with the release.
     fn refuse_checks(&self, release: &Release) -> Result<(), Refused> {
         if !self.is_formation() {
             return Ok(());
         }
         let rollout = &self.settings.rollout;
-        let isolated = self.preparer.driver().network() == Network::Isolated;
         for process in release.formation.iter() {
-            let reaches = |check| if isolated { for_isolated(check) } else { Ok(check) };
-            let refused = |check| {
-                let process_type = process.process_type.clone();
-                move |source| Refused::Check { check, process_type, source }
-            };
             let readiness = for_readiness(CheckText(rollout.readiness_of(process)), rollout.boot_timeout);
-            readiness.and_then(reaches).map_err(refused("readiness"))?;
-            reaches(CheckText(rollout.liveness_of(process))).map_err(refused("liveness"))?;
+            readiness.map_err(|source| {
+                let process_type = process.process_type.clone();
+                Refused::Readiness { process_type, source }
+            })?;
         }
         Ok(())
     }

@@ -73,8 +73,6 @@ fn a_socket_is_held_once_a_type_and_only_for_dynos_that_can_have_it() {
     for driver in ["docker", "native"] {
         let apart = refused(&["-d", driver, "start", "--listen", "web=5000"]);
         assert!(apart.contains("have networks of their own"), "{apart}");
-        let apart = refused(&["-d", driver, "start", "--readiness", "web:notify"]);
-        assert!(apart.contains("command= and notify do not work"), "{apart}");
     }
     assert_eq!(Case::app().config(&["start", "--listen", "web=5000"]).listens.len(), 1);
 }
