@@ -308,7 +308,7 @@ pub trait Run: Send + Sync {
     fn gone(&self) -> BoxFuture<'_, ()>;
 }
 
-/// A command inside a run, and the owner of its processes.
+/// A command inside a run, and the owner of its processes: it is to be waited for or ended, since dropping it reaps nothing.
 pub trait Exec: Send {
     /// The read ends of its pipes, once.
     fn take_output(&mut self) -> Option<Output>;

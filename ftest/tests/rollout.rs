@@ -205,32 +205,3 @@ fn what_overlaps_is_never_down() {
     };
     eventually("v2 alone is left", || hsup.printed(), both);
 }
-
-#[test]
-fn an_old_dyno_goes_on_until_a_command_in_the_new_one_is_content() {
-    let room = Room::new();
-    let ready = format!("/tmp/{}-$V", room.mark());
-    room.release(&version(&room, 1, &format!("touch {ready}; exec sleep 600")));
-    let check = format!("worker:period=50ms,command=test -e {ready}");
-    let hsup = start(&room, "overlap").arg("--readiness").arg(&check).env("HSUP_READINESS", "").up();
-    hsup.wait_line("release v1 is good");
-    let old = hsup.dyno_pid("worker.1");
-    room.release(&version(&room, 2, "exec sleep 600"));
-    let dynos = || hsup.get("/status").json()["Dynos"].as_array().cloned().unwrap_or_default();
-    let of = |release: &str| dynos().into_iter().find(|dyno| dyno["Release"] == release);
-    let asked = || of("v2").filter(|dyno| dyno["Missing"].is_string());
-    let new = eventually("the new dyno has been asked", || hsup.printed(), asked);
-    assert_eq!((&of("v1").unwrap()["State"], hsup_ftest::procs::alive(old)), (&json!("up"), true));
-    let files = [("1", old.to_string()), ("2", new["Pid"].to_string())];
-    let files = files.map(|(v, pid)| format!("/proc/{pid}/root/tmp/{}-{v}", room.mark()));
-    // in its own place, which where dynos are apart is not that of the old one
-    std::fs::write(&files[1], "").unwrap();
-    let both = || {
-        assert!(dynos().iter().any(|dyno| dyno["State"] == "up"), "none is up: {:?}", dynos());
-        (dynos().len() == 1 && dynos()[0]["Release"] == "v2").then_some(())
-    };
-    eventually("v2 alone is left", || hsup.printed(), both);
-    for file in files {
-        let _of_a_root_that_is_gone = std::fs::remove_file(file);
-    }
-}
