@@ -87,7 +87,6 @@ impl Guardian {
         watched.thread_block()?;
         let (heard, told) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let others = proc::children(process::id());
-        sys::release_free_memory();
         match sys::fork_alone()? {
             ForkResult::Parent { child } => {
                 drop(heard);
@@ -268,6 +267,10 @@ fn raise_open_files() -> io::Result<u64> {
     Ok(soft)
 }
 
+/// How long all has to be quiet for the guardian to make itself small, in milliseconds. What the guardian lets go of it
+/// needs again at its end, for which whoever waits for a one-off dyno waits as well.
+const SETTLED_MS: u16 = 1000;
+
 /// What the guardian watches over.
 struct Charge {
     hsup: Pid,
@@ -317,10 +320,15 @@ fn watch(charge: &mut Charge) -> io::Result<Exit> {
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"hsup-guardian")?;
     let signals = SignalFd::with_flags(&charge.watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    // What comes is one sleep, for as long as hsup runs.
-    sys::forget_code();
+    let mut patience = PollTimeout::from(SETTLED_MS);
     loop {
-        charge.wait(&signals)?;
+        if !charge.wait(&signals, patience)? {
+            // What comes is one sleep, for as long as hsup runs.
+            sys::release_free_memory();
+            sys::forget_code();
+            patience = PollTimeout::NONE;
+            continue;
+        }
         // Before hsup's end is heard of, since it may have had last words.
         if let Some(relay) = &mut charge.relay {
             relay.hand_on();
@@ -348,15 +356,16 @@ fn watch(charge: &mut Charge) -> io::Result<Exit> {
 }
 
 impl Charge {
-    /// Sleeps until there is a signal, or something to hand on.
-    fn wait(&self, signals: &SignalFd) -> io::Result<()> {
+    /// Sleeps until there is a signal, or something to hand on; tells whether there is, before patience ends.
+    fn wait(&self, signals: &SignalFd, patience: PollTimeout) -> io::Result<bool> {
         let signals = PollFd::new(signals.as_fd(), PollFlags::POLLIN);
         let polled = match &self.relay {
-            Some(relay) => poll(&mut [signals, relay.waits_for()], PollTimeout::NONE),
-            None => poll(&mut [signals], PollTimeout::NONE),
+            Some(relay) => poll(&mut [signals, relay.waits_for()], patience),
+            None => poll(&mut [signals], patience),
         };
         match polled {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Ok(count) => Ok(count > 0),
+            Err(Errno::EINTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }

@@ -138,7 +138,8 @@ async fn supervise_all(
     let logs = start_logs(config, &source.action)?;
     let (terminal, shown) = open_terminal(&source, &logs)?;
     let (console, written) = Console::of_process();
-    let stacks = Stacks::new(config.state_dir.join("stacks"), config.stack_manifest.clone());
+    let stacks = Stacks::new(config.state_dir.join("stacks"), config.stack_manifest.clone())
+        .in_place(matches!(config.command, CliCommand::Run { .. }));
     let preparer = Preparer::new(driver, slugs(config, source.slug_urls.clone()), stacks);
     let settings = source.settings(config, terminal.as_ref(), listeners(config, &source.action)?);
     let (releases, newest) = watch::channel(None);

@@ -61,6 +61,8 @@ pub struct Stacks {
     pub(super) fetcher: Fetcher,
     pub(super) limits: Limits,
     manifest: Option<ManifestSource>,
+    /// Whether there is nothing to do beside the look for a stack.
+    in_place: bool,
 }
 
 impl Stacks {
@@ -76,7 +78,16 @@ impl Stacks {
             limits,
             manifest: manifest.map(|location| ManifestSource::new(location, dir.clone())),
             staging: Staging::new(dir, FOLDER_MODE),
+            in_place: false,
         }
+    }
+
+    /// The same for one who has nothing to do beside it, such as a one-off dyno: a stack that is here is made ready
+    /// without another thread, which would be some tenths of a millisecond that the dyno waits for.
+    #[must_use]
+    pub fn in_place(mut self, in_place: bool) -> Self {
+        self.in_place = in_place;
+        self
     }
 
     /// The stacks of this host, by name and version.
@@ -121,19 +132,19 @@ impl Stacks {
         self.ready(id).await
     }
 
-    /// All that there is to do for a stack that is here and that nobody is at work on, with one blocking thread: each
-    /// further one would be some tenth of a millisecond that a dyno waits for.
+    /// All that there is to do for a stack that is here and that nobody is at work on, with one blocking thread at
+    /// most.
     async fn at_once(&self, name: Option<&StackName>) -> Result<AtOnce, StackError> {
         let (staging, folder, name) = (self.staging.clone(), self.folder.clone(), name.cloned());
-        blocking(move |_| {
+        let look = move || {
             staging.open()?;
             let Some(id) = choose(&folder, name.as_ref())? else { return Ok(AtOnce::Missing) };
             match StackLock::try_take(folder.dir(), &id)? {
                 Some(lock) => make_ready(&folder, id, lock).map(AtOnce::Ready),
                 None => Ok(AtOnce::Busy(id)),
             }
-        })
-        .await
+        };
+        if self.in_place { look() } else { blocking(move |_| look()).await }
     }
 
     /// Makes the folder, and removes what dead runs left in it.

@@ -18,6 +18,10 @@ use crate::sys;
 /// What a first process exits with when there is nobody to tell what it failed at.
 pub(super) const FAILED: i32 = 70;
 
+/// How long all has to be quiet for a first process to make itself small, in milliseconds: what is over sooner is over
+/// before anybody could count the memory.
+const SETTLED_MS: u16 = 1000;
+
 /// What signals every process that a first process answers for.
 pub(super) type Everybody = fn(Signal) -> nix::Result<()>;
 
@@ -46,8 +50,6 @@ pub(super) fn stay(
     };
     keep_to_kill()?;
     say(control, &Report::Started { main: main.as_raw().cast_unsigned() })?;
-    // What comes is sleep, beside each dyno.
-    sys::release_free_memory();
     watch(main, control, everybody)
 }
 
@@ -57,6 +59,7 @@ fn watch(main: Pid, control: BorrowedFd<'_>, everybody: Everybody) -> io::Result
     children.thread_block()?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut main = Some(main);
+    let mut patience = PollTimeout::from(SETTLED_MS);
     loop {
         // First a look: what ended before signals were watched is told by no signal.
         if reap(&mut main, control)? == Left::Nobody {
@@ -64,7 +67,12 @@ fn watch(main: Pid, control: BorrowedFd<'_>, everybody: Everybody) -> io::Result
         }
         let mut ready =
             [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(control, PollFlags::POLLIN)];
-        match poll(&mut ready, PollTimeout::NONE) {
+        match poll(&mut ready, patience) {
+            Ok(0) => {
+                // What comes is sleep, beside each dyno.
+                sys::release_free_memory();
+                patience = PollTimeout::NONE;
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
