@@ -186,7 +186,7 @@ mod tests {
         for (version, verdict) in
             [(1, Verdict::Good), (2, Verdict::Bad { why: "it crashes".to_owned() }), (3, Verdict::Pending)]
         {
-            history.begin(&release(version), SystemTime::UNIX_EPOCH + Duration::from_secs(version));
+            history.begin(&release(version), None, SystemTime::UNIX_EPOCH + Duration::from_secs(version));
             history.judge(&release(version), verdict);
         }
         history.finish_phase(&release(3));

@@ -263,7 +263,7 @@ impl Keeper {
     }
 
     fn publish(&mut self, release: Arc<Release>) {
-        self.history.begin(&release, SystemTime::now());
+        self.history.begin(&release, self.live.as_deref(), SystemTime::now());
         let phase_done = self.history.phase_done(&release);
         let scale = self.newest.as_ref().map(|newest| self.history.scale_of(newest)).unwrap_or_default();
         self.arrivals.send_replace(Some(Arrival { release, phase_done, scale }));

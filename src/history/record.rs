@@ -112,10 +112,9 @@ impl History {
         self.find(release).is_some_and(|entry| entry.phase_done)
     }
 
-    /// This release is to run.
-    pub fn begin(&mut self, release: &Arc<Release>, now: SystemTime) {
-        let before = self.entries.iter().position(|entry| entry.release.needs_no_restart(release));
-        let entry = match before {
+    /// This release is to run, while another one may be live.
+    pub fn begin(&mut self, release: &Arc<Release>, live: Option<&Release>, now: SystemTime) {
+        let entry = match self.position(release) {
             // what it is like is known from the last time, unless that was bad
             Some(index) => {
                 let mut entry = self.entries.remove(index);
@@ -130,9 +129,11 @@ impl History {
         };
         self.entries.push(entry);
         while self.entries.len() > KEPT {
-            // never the newest good one: it is the way back; what has just come is the last of all
+            // neither the newest good one, which is the way back, nor what is live; what has just come is the last of all
             let way_back = self.entries.iter().rposition(|entry| entry.verdict == Verdict::Good);
-            self.entries.remove(usize::from(way_back == Some(0)));
+            let live = live.and_then(|live| self.position(live));
+            let oldest = (0..).find(|index| Some(*index) != way_back && Some(*index) != live);
+            self.entries.remove(oldest.unwrap_or(0));
         }
     }
 
@@ -163,6 +164,10 @@ impl History {
             Some(version) => newest_first().find(|entry| entry.release.version == version),
             None => newest_first().find(|entry| entry.verdict == Verdict::Good && !is_live(entry)),
         }
+    }
+
+    fn position(&self, release: &Release) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.release.needs_no_restart(release))
     }
 
     fn find(&self, release: &Release) -> Option<&Entry> {
@@ -200,7 +205,7 @@ mod tests {
     fn history(verdicts: &[(u64, Verdict)]) -> History {
         let mut history = History::default();
         for (version, verdict) in verdicts {
-            history.begin(&release(*version, 1), SystemTime::UNIX_EPOCH);
+            history.begin(&release(*version, 1), None, SystemTime::UNIX_EPOCH);
             history.judge(&release(*version, 1), verdict.clone());
         }
         history
@@ -270,20 +275,32 @@ mod tests {
     fn only_so_many_are_kept_and_one_that_runs_again_is_the_newest() {
         let mut history = History::default();
         for version in 1..=12 {
-            history.begin(&release(version, 1), SystemTime::UNIX_EPOCH);
+            history.begin(&release(version, 1), None, SystemTime::UNIX_EPOCH);
         }
         history.finish_phase(&release(5, 1));
-        history.begin(&release(5, 2), SystemTime::UNIX_EPOCH);
+        history.begin(&release(5, 2), None, SystemTime::UNIX_EPOCH);
         let versions: Vec<u64> = history.entries().iter().map(|entry| entry.release.version.0).collect();
         assert_eq!(versions, [3, 4, 6, 7, 8, 9, 10, 11, 12, 5]);
         assert!(history.phase_done(&release(5, 7)) && !history.phase_done(&release(6, 1)));
     }
 
     #[test]
+    fn what_is_live_is_not_forgotten_whatever_comes_and_fails() {
+        let mut history = history(&[(1, Verdict::Good), (2, Verdict::Pending)]);
+        let live = release(2, 3);
+        for version in 3..=30 {
+            history.begin(&release(version, 1), Some(&live), SystemTime::UNIX_EPOCH);
+            history.judge(&release(version, 1), bad());
+        }
+        let versions: Vec<u64> = history.entries().iter().map(|entry| entry.release.version.0).collect();
+        assert_eq!(versions, [1, 2, 23, 24, 25, 26, 27, 28, 29, 30]);
+    }
+
+    #[test]
     fn the_only_good_release_is_never_forgotten() {
         let mut history = history(&[(1, Verdict::Good)]);
         for version in 2..=30 {
-            history.begin(&release(version, 1), SystemTime::UNIX_EPOCH);
+            history.begin(&release(version, 1), None, SystemTime::UNIX_EPOCH);
             history.judge(&release(version, 1), bad());
         }
         assert_eq!(history.entries().len(), KEPT);
