@@ -22,7 +22,7 @@ use super::wire::{StatusResponse, StopRequest, StopResponse};
 use super::{bind, serve};
 use crate::dyno::{DynoState, DynoStatus};
 use crate::events::Events;
-use crate::formation::{CannotRun, Command, FormationHandle, FormationStatus};
+use crate::formation::{CannotRun, Command, FormationHandle, FormationStatus, Question};
 use crate::history::{Keeper, Place};
 use crate::logs::Logs;
 use crate::model::{DynoName, ReleaseVersion, Target};
@@ -144,7 +144,7 @@ fn formation(names: &'static [&'static str]) -> FormationHandle {
         let mut dynos: Vec<_> = names.iter().map(|name| dyno(name)).collect();
         while let Some(command) = mailbox.recv().await {
             match command {
-                Command::Status(reply) => {
+                Command::Ask(Question::Status(reply)) => {
                     let app = Some("myapp".parse().unwrap());
                     let release = Some(ReleaseVersion(3));
                     _ = reply.send(FormationStatus {
@@ -160,11 +160,11 @@ fn formation(names: &'static [&'static str]) -> FormationHandle {
                     dynos = rest;
                     _ = reply.send(stopped.into_iter().map(|dyno| dyno.name).collect());
                 }
-                Command::Preview { arrival, reply } => {
+                Command::Ask(Question::Preview { arrival, reply }) => {
                     let why = "it is a script".to_owned();
                     _ = reply.send(Err(CannotRun { release: arrival.release.version, why }));
                 }
-                Command::CheckScale { quantities: _, reply } => _ = reply.send(Ok(())),
+                Command::Ask(Question::CheckScale { quantities: _, reply }) => _ = reply.send(Ok(())),
                 Command::Restart { targets, rolling: _, reply } => {
                     let names = dynos.iter().map(|dyno| dyno.name.clone());
                     _ = reply.send(names.filter(|name| targets.iter().any(|t| t.covers(name))).collect());

@@ -17,19 +17,26 @@ const MAILBOX: usize = 16;
 /// listens any more.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Gives the state of everything.
-    Status(oneshot::Sender<FormationStatus>),
-    /// Tells whether the newest release can be had in these quantities.
-    CheckScale {
-        quantities: BTreeMap<ProcessType, Quantity>,
-        reply: oneshot::Sender<Result<(), ScaleRefused>>,
-    },
-    /// Tells what a release would change.
-    Preview { arrival: Arrival, reply: oneshot::Sender<Result<Preview, CannotRun>> },
+    /// Asks for something that changes nothing.
+    Ask(Question),
     /// Restarts dynos, and answers with their names.
     Restart { targets: Vec<Target>, rolling: bool, reply: oneshot::Sender<Vec<DynoName>> },
     /// Stops dynos for good and answers with their names when all their processes are gone.
     Stop { targets: Vec<Target>, reply: oneshot::Sender<Vec<DynoName>> },
+}
+
+/// What a formation's supervisor can be asked.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// The state of everything.
+    Status(oneshot::Sender<FormationStatus>),
+    /// Whether the newest release can be had in these quantities.
+    CheckScale {
+        quantities: BTreeMap<ProcessType, Quantity>,
+        reply: oneshot::Sender<Result<(), ScaleRefused>>,
+    },
+    /// What a release would change.
+    Preview { arrival: Arrival, reply: oneshot::Sender<Result<Preview, CannotRun>> },
 }
 
 /// The formation at one moment.
@@ -94,7 +101,7 @@ impl FormationHandle {
     /// # Errors
     /// If the supervisor has ended.
     pub async fn status(&self) -> Result<FormationStatus, ShuttingDown> {
-        self.ask(Command::Status).await
+        self.tell(|reply| Command::Ask(Question::Status(reply))).await
     }
 
     /// Whether the newest release can be had in these quantities.
@@ -105,7 +112,7 @@ impl FormationHandle {
         &self,
         quantities: BTreeMap<ProcessType, Quantity>,
     ) -> Result<Result<(), ScaleRefused>, ShuttingDown> {
-        self.ask(|reply| Command::CheckScale { quantities, reply }).await
+        self.tell(|reply| Command::Ask(Question::CheckScale { quantities, reply })).await
     }
 
     /// What a release would change, as if it came now.
@@ -113,7 +120,7 @@ impl FormationHandle {
     /// # Errors
     /// If the supervisor has ended; and inside, why it would be refused.
     pub async fn preview(&self, arrival: Arrival) -> Result<Result<Preview, CannotRun>, ShuttingDown> {
-        self.ask(|reply| Command::Preview { arrival, reply }).await
+        self.tell(|reply| Command::Ask(Question::Preview { arrival, reply })).await
     }
 
     /// Stops dynos for good; returns when all their processes are gone, with their names in order.
@@ -121,7 +128,7 @@ impl FormationHandle {
     /// # Errors
     /// If the supervisor has ended.
     pub async fn stop(&self, targets: Vec<Target>) -> Result<Vec<DynoName>, ShuttingDown> {
-        self.ask(|reply| Command::Stop { targets, reply }).await
+        self.tell(|reply| Command::Stop { targets, reply }).await
     }
 
     /// Restarts dynos, and starts those that were stopped; their names, in order. With `rolling` one of each type is
@@ -130,10 +137,10 @@ impl FormationHandle {
     /// # Errors
     /// If the supervisor has ended.
     pub async fn restart(&self, targets: Vec<Target>, rolling: bool) -> Result<Vec<DynoName>, ShuttingDown> {
-        self.ask(|reply| Command::Restart { targets, rolling, reply }).await
+        self.tell(|reply| Command::Restart { targets, rolling, reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ShuttingDown> {
+    async fn tell<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ShuttingDown> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ShuttingDown)?;
         answer.await.map_err(|_| ShuttingDown)

@@ -10,9 +10,9 @@ mod preview;
 mod supervisor;
 mod work;
 
-#[cfg(test)]
-pub(crate) use handle::Command;
 pub use handle::{CannotRun, FormationHandle, FormationStatus, ScaleRefused, ShuttingDown};
+#[cfg(test)]
+pub(crate) use handle::{Command, Question};
 pub use prepare::{PrepareError, Prepared, Preparer};
 pub use preview::{Change, DynoChange, Preview, VarChanges};
 pub use supervisor::Supervisor;

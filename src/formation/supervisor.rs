@@ -14,12 +14,12 @@ mod stop;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::arrivals::{next_release, next_shutdown};
-use super::handle::{Command, FormationHandle};
+use super::handle::{Command, FormationHandle, Question};
 use super::plan::{Desired, Generation};
 use super::prepare::{PrepareError, Prepared, Preparer};
 use super::preparing::{Preparing, PreparingState};
@@ -29,7 +29,7 @@ use crate::events::ReleaseNews;
 use crate::explain;
 use crate::history::{Arrival, Note, Notes};
 use crate::logs::{Console, Logs};
-use crate::model::{DynoName, ProcessType, Quantity, Release};
+use crate::model::{DynoName, ProcessType, Quantity, Release, Target};
 use members::Member;
 use rollout::{Live, Made};
 use stop::Stopping;
@@ -76,7 +76,12 @@ pub struct Supervisor {
 enum Event {
     Release(Arrival),
     Prepared(Option<Result<Prepared, PrepareError>>),
-    Command(Command),
+    Stop(Vec<Target>, oneshot::Sender<Vec<DynoName>>),
+    Restart {
+        targets: Vec<Target>,
+        rolling: bool,
+        reply: oneshot::Sender<Vec<DynoName>>,
+    },
     /// A dyno may be another than it was when the last plan was made.
     Changed,
     Ended(Result<(Id, Option<LastExit>), JoinError>),
@@ -147,7 +152,15 @@ impl Supervisor {
                 Some(ended) = self.tasks.join_next_with_id() => Event::Ended(ended),
                 prepared = Preparing::next(&mut self.preparing) => Event::Prepared(prepared),
                 release = next_release(&mut releases), if self.takes_releases() => Event::Release(release),
-                Some(command) = commands.recv() => Event::Command(command),
+                Some(command) = commands.recv() => match command {
+                    // of a thousand dynos it would take longer to make a plan than to answer
+                    Command::Ask(question) => {
+                        self.answer(question);
+                        continue;
+                    }
+                    Command::Stop { targets, reply } => Event::Stop(targets, reply),
+                    Command::Restart { targets, rolling, reply } => Event::Restart { targets, rolling, reply },
+                },
                 Ok(()) = changes.changed(), if self.is_rolling_out() => Event::Changed,
                 () = sleep_until(look_at), if self.look_at.is_some() => Event::Changed,
             };
@@ -159,21 +172,21 @@ impl Supervisor {
         }
     }
 
+    /// Answers; who has asked may have gone meanwhile.
+    fn answer(&self, question: Question) {
+        let _answered = match question {
+            Question::Status(reply) => reply.send(self.status()).is_ok(),
+            Question::CheckScale { quantities, reply } => reply.send(self.check_scale(&quantities)).is_ok(),
+            Question::Preview { arrival, reply } => reply.send(self.preview(&arrival)).is_ok(),
+        };
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
             Event::Release(release) => self.consider(release),
             Event::Prepared(result) => self.prepared(result),
-            Event::Command(Command::Status(reply)) => {
-                let _nobody_asks_any_more = reply.send(self.status());
-            }
-            Event::Command(Command::CheckScale { quantities, reply }) => {
-                let _nobody_asks_any_more = reply.send(self.check_scale(&quantities));
-            }
-            Event::Command(Command::Preview { arrival, reply }) => {
-                let _nobody_asks_any_more = reply.send(self.preview(&arrival));
-            }
-            Event::Command(Command::Stop { targets, reply }) => self.stop(&targets, reply),
-            Event::Command(Command::Restart { targets, rolling, reply }) => {
+            Event::Stop(targets, reply) => self.stop(&targets, reply),
+            Event::Restart { targets, rolling, reply } => {
                 let _nobody_asks_any_more = reply.send(self.restart(&targets, rolling));
             }
             Event::Changed => {}
