@@ -36,8 +36,8 @@ static_tests = RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) test --profile
 # A command with an engine: the one that DOCKER_HOST names, else one of its own, which ends with the command.
 with_engine = $(if $(DOCKER_HOST),,FTEST_STACK=$(CURDIR)/$(stack) target/debug/engine)
 # The functional tests that are about the docker driver, or hold for it as for every other.
-docker_tests = checks control_api daemons death docker_dynos docker_engine docker_images drain events formation logs_command run slugs stop \
-    terminal
+docker_tests = checks control_api daemons death docker_dynos docker_engine docker_images drain events formation health \
+    logs_command operate rollout run slugs stop terminal
 
 drivers = simple abspath docker native
 

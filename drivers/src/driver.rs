@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -267,6 +267,12 @@ pub trait Run: Send + Sync {
 
     /// The port at which it is to be reached there, where that is not the one that the dyno listens on.
     fn port(&self) -> Option<u16> {
+        None
+    }
+
+    /// Where the dyno itself is asked how it is, where that is another place: whoever publishes its port may accept what
+    /// the dyno does not.
+    fn asked_at(&self) -> Option<SocketAddr> {
         None
     }
 

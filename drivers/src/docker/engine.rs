@@ -30,6 +30,8 @@ pub(super) struct Engine {
     reached_at: IpAddr,
     /// Whether its processes are this host's.
     pub(super) is_local: bool,
+    /// Whether this host has routes to its containers. Those of an engine without root are in a network of its own.
+    pub(super) has_routes: bool,
     /// The version of the cgroups that it uses.
     pub(super) cgroup_v2: bool,
     /// Whether it did not answer when it was last asked.
@@ -67,9 +69,11 @@ impl Engine {
         let cgroup_v2 = info
             .cgroup_version
             .is_some_and(|version| version == bollard::models::SystemInfoCgroupVersionEnum::_2);
+        let is_rootless = info.security_options.iter().flatten().any(|option| option == "name=rootless");
+        let has_routes = is_local && !is_rootless;
         let published_at = is_local.then_some(reached_at);
         let is_down = AtomicBool::new(false);
-        Ok(Self { docker, name, published_at, reached_at, is_local, cgroup_v2, is_down })
+        Ok(Self { docker, name, published_at, reached_at, is_local, has_routes, cgroup_v2, is_down })
     }
 
     /// Its client.

@@ -1,7 +1,7 @@
 //! A run of a dyno of the docker driver: hsup's end of its container.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,13 +20,22 @@ pub(super) struct Container {
     pub(super) id: String,
 }
 
+/// Where a dyno is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) address: IpAddr,
+    /// The port that is published for it.
+    pub(super) port: Option<u16>,
+    /// Where it is asked how it is, if not there.
+    pub(super) asked_at: Option<SocketAddr>,
+}
+
 /// A run of a dyno.
 pub(super) struct DockerRun {
     dyno: String,
     container: Container,
     pid: Option<u32>,
-    address: IpAddr,
-    port: Option<u16>,
+    place: Place,
     output: Mutex<Option<Output>>,
     notify: Mutex<Option<OwnedFd>>,
     signals: mpsc::UnboundedSender<KillSignal>,
@@ -44,13 +53,13 @@ impl DockerRun {
         dyno: String,
         container: Container,
         pid: Option<u32>,
-        (address, port): (IpAddr, Option<u16>),
+        place: Place,
         output: Option<Output>,
         notify: Option<OwnedFd>,
         (signals, ended): (mpsc::UnboundedSender<KillSignal>, watch::Receiver<Option<Ended>>),
     ) -> Self {
         let (output, notify) = (Mutex::new(output), Mutex::new(notify));
-        Self { dyno, container, pid, address, port, output, notify, signals, ended }
+        Self { dyno, container, pid, place, output, notify, signals, ended }
     }
 
     async fn ended(&self) -> Ended {
@@ -69,11 +78,15 @@ impl Run for DockerRun {
     }
 
     fn address(&self) -> IpAddr {
-        self.address
+        self.place.address
     }
 
     fn port(&self) -> Option<u16> {
-        self.port
+        self.place.port
+    }
+
+    fn asked_at(&self) -> Option<SocketAddr> {
+        self.place.asked_at
     }
 
     fn take_output(&self) -> Option<Output> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use super::error::DockerError;
 use super::frames::{FAILED, Frame, STARTED, Start};
 use super::leftovers::{REMOVAL, remove_in_time};
 use super::life::{self, Begun};
-use super::run::{Container, DockerRun};
+use super::run::{Container, DockerRun, Place};
 use super::stdio::{Connections, Printed, connect};
 use crate::command::shell_line;
 use crate::native::BindMount;
@@ -132,7 +132,7 @@ impl Starter {
         let (prints, printed, notify) = started?;
         sent.map_err(|source| StartError::SetUp { what: what(), source })?;
         let inspected = self.inspect(id, what()).await?;
-        let place = self.place(&inspected, spec);
+        let place = self.place(id, &inspected, spec);
         let pid = self.engine.is_local.then(|| main_process(id, &inspected)).flatten();
         let begun = Begun {
             engine: Arc::clone(&self.engine),
@@ -171,20 +171,21 @@ impl Starter {
         })
     }
 
-    /// Where the dyno is to be reached: at the port that is published for it, else in its own network.
-    fn place(&self, inspected: &ContainerInspectResponse, spec: &DynoSpec) -> (IpAddr, Option<u16>) {
+    /// Where the dyno is to be reached: at the port that is published for it, else in its own network. There it is asked
+    /// in any case, if this host has a route to it: at a published port the engine itself accepts connections.
+    fn place(&self, id: &str, inspected: &ContainerInspectResponse, spec: &DynoSpec) -> Place {
         let network = inspected.network_settings.as_ref();
         let ports = network.and_then(|network| network.ports.as_ref());
         let published = ports.and_then(|ports| ports.get(&format!("{}/tcp", spec.port))?.as_ref());
         let port = published
             .and_then(|bindings| bindings.iter().find_map(|one| one.host_port.as_ref()?.parse().ok()));
-        if port.is_some() {
-            return (self.engine.reached_at(), port);
-        }
         let own = network.and_then(|network| network.networks.as_ref());
-        let own =
+        let own: Option<IpAddr> =
             own.and_then(|networks| networks.values().find_map(|one| one.ip_address.as_ref()?.parse().ok()));
-        (own.unwrap_or(self.engine.reached_at()), None)
+        let has_route = self.engine.has_routes && entry_process(id, inspected).is_some();
+        let asked_at = own.filter(|_| has_route).map(|own| SocketAddr::new(own, spec.port));
+        let address = own.filter(|_| port.is_none()).unwrap_or(self.engine.reached_at());
+        Place { address, port, asked_at }
     }
 }
 

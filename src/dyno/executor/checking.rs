@@ -33,13 +33,16 @@ impl Executor {
             Started::Starting | Started::Ending(_) | Started::Killing(_) => return,
         };
         let Some(check) = check.clone() else { return };
-        let address = match self.driver.network() {
-            // wherever else a dyno listens, one that shares the network of its checker is reached there
-            Network::Host => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            Network::Isolated => run.address(),
+        let published = || {
+            let address = match self.driver.network() {
+                // wherever else a dyno listens, one that shares the network of its checker is reached there
+                Network::Host => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                Network::Isolated => run.address(),
+            };
+            SocketAddr::new(address, run.port().unwrap_or(self.spec.port))
         };
         let prober = Prober {
-            address: SocketAddr::new(address, run.port().unwrap_or(self.spec.port)),
+            address: run.asked_at().unwrap_or_else(published),
             commands: CommandProbes {
                 run: Arc::clone(run),
                 spec: Arc::clone(&self.spec),
