@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             CliCommand::Client { request, json } => cli::ask(&config, request, *json),
             CliCommand::Logs(query) => cli::logs(&config, query),
             CliCommand::Events { query, json } => cli::events(&config, query, *json),
-            CliCommand::Check { file } => cli::check(&config, file),
+            CliCommand::Check { file, json } => cli::check(&config, file, *json),
             CliCommand::Doctor { fix, json } => cli::doctor(&config, *fix, *json),
             CliCommand::Stack(command) => cli::stack(&config, command),
             CliCommand::Man { dir } => cli::man(dir),

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use hsup_ftest::{App, Hsup, Room, eventually};
 use nix::sys::signal::Signal;
@@ -244,6 +245,15 @@ fn check_says_what_hsup_would_say_and_starts_nothing() {
     let ended = room.bare(["check"]).arg(&bad).end();
     assert_eq!(ended.code, 65, "{ended:?}");
     assert!(ended.stderr.contains("line 2") && ended.stderr.contains("Processes"), "{ended:?}");
+    let found = |file: &Path| -> (i32, Value) {
+        let ended = room.bare(["check", "--json"]).arg(file).end();
+        (ended.code, serde_json::from_str(&ended.stdout).expect("it is JSON"))
+    };
+    let (code, finding) = found(&good);
+    assert_eq!((code, &finding["Valid"], &finding["Formation"]), (0, &json!(true), &json!({"web": 2})));
+    let (code, finding) = found(&bad);
+    let error = finding["Error"].as_str().expect("it says why");
+    assert!(code == 65 && finding["Valid"] == false && error.contains("line 2"), "{finding}");
     let ended = room.bare(["check", "/no/such/file"]).end();
     assert_eq!(ended.code, 66, "{ended:?}");
     let ended = room.bare(["check", "-"]).input("{}").end();

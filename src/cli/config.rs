@@ -178,6 +178,8 @@ pub enum CliCommand {
     Check {
         /// The file, as it was named.
         file: PathBuf,
+        /// Whether to print JSON.
+        json: bool,
     },
 }
 

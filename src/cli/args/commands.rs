@@ -137,6 +137,9 @@ pub(in crate::cli) enum CommandArgs {
     Check {
         /// The control file
         file: OsString,
+        /// Write JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show, add and remove the stacks of this host: the root file systems that dynos run on
     Stack {

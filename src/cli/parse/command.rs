@@ -72,8 +72,8 @@ pub(super) fn read_command(
             events::read_events(reader, &flags).map(|(query, json)| CliCommand::Events { query, json })
         }
         CommandArgs::Doctor { fix, json } => Some(CliCommand::Doctor { fix, json }),
-        CommandArgs::Check { file } => {
-            reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file })
+        CommandArgs::Check { file, json } => {
+            reader.keep("check", not_empty(&file)).map(|file| CliCommand::Check { file, json })
         }
         CommandArgs::Stack { command } => {
             read_stack_command(reader, command, has_manifest, surroundings).map(CliCommand::Stack)

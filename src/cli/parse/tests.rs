@@ -275,7 +275,7 @@ fn clients_need_neither_a_source_nor_a_home() {
         let config = case.config(line);
         assert_eq!((config.source, config.app), (None, None), "{line:?}");
     }
-    let file = CliCommand::Check { file: "new".into() };
+    let file = CliCommand::Check { file: "new".into(), json: false };
     assert_eq!(case.config(&["check", "new"]).command, file);
 }
 
