@@ -26,6 +26,14 @@ impl Exit {
             Self::Signal(number) => u8::try_from(128 + number).unwrap_or(u8::MAX),
         }
     }
+
+    /// What is said of the process in a log, as Heroku says it: `Process exited with status 3`.
+    pub fn told(self) -> String {
+        match self {
+            Self::Code(code) => format!("Process exited with status {code}"),
+            Self::Signal(_) => format!("Process was {self}"),
+        }
+    }
 }
 
 impl fmt::Display for Exit {
@@ -50,5 +58,6 @@ mod tests {
         assert_eq!(Exit::Signal(9).status(), 137);
         assert_eq!(Exit::Signal(15).to_string(), "killed by SIGTERM");
         assert_eq!(Exit::Signal(40).to_string(), "killed by signal 40");
+        assert_eq!(Exit::Signal(9).told(), "Process was killed by SIGKILL");
     }
 }

@@ -82,7 +82,7 @@ fn an_hsup_that_was_started_with_the_ends_of_children_ignored_hears_of_them() {
     assert_eq!(ended.code, 6, "{ended:?}");
     let hsup = room.hsup(["start"]).through(ignoring).up();
     hsup.wait_nth_line("web.1 | ready", 2);
-    hsup.wait_line("web.1: Process exited with exit status 3");
+    hsup.wait_line("web.1: Process exited with status 3");
     assert_eq!(hsup.stop().code, 0);
     room.wait_nothing_left();
 }

@@ -70,7 +70,7 @@ fn lines_outlive_the_restart_of_their_dyno() {
     let lines = logs(&room, []);
     assert!(lines.iter().filter(|line| line.ends_with(" app[web.1]: run")).count() >= 2, "{lines:?}");
     assert!(
-        lines.iter().any(|line| line.ends_with(" heroku[web.1]: Process exited with exit status 1")),
+        lines.iter().any(|line| line.ends_with(" heroku[web.1]: Process exited with status 1")),
         "{lines:?}"
     );
     assert_eq!(hsup.stop().code, 0);

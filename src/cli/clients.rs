@@ -132,8 +132,18 @@ async fn stop(client: &Client, targets: &DynoTargets, json: bool) -> Result<Stri
     Ok(match response.stopped_processes.as_slice() {
         _ if json => to_json(&response),
         [] => format!("nothing to stop: no dyno of {} is running", request.processes.join(", ")),
-        stopped => format!("stopped: {}", stopped.join(", ")),
+        stopped => format!("stopped: {}", counted(stopped)),
     })
+}
+
+/// Each name once, with how many dynos have answered to it: there is an entry for each dyno of a type.
+fn counted(names: &[String]) -> String {
+    let of_each = names.chunk_by(|one, other| one == other).map(|same| match same {
+        [name] => name.clone(),
+        [name, ..] => format!("{name} ({} dynos)", same.len()),
+        [] => String::new(),
+    });
+    of_each.collect::<Vec<_>>().join(", ")
 }
 
 async fn restart(client: &Client, targets: &DynoTargets, json: bool) -> Result<String, Fatal> {

@@ -308,7 +308,7 @@ impl Executor {
                 Input::StartFailed(run)
             }
             News::MainExited(MainExit { exit, alone: false }) => {
-                self.say(Level::INFO, &format!("Process exited with {exit}; others of the dyno have not"));
+                self.say(Level::INFO, &format!("{}; others of the dyno have not", exit.told()));
                 self.running = match self.run.clone() {
                     Some(run) => Running::Rest(exit, Box::pin(async move { run.gone().await })),
                     None => Running::Nothing,
@@ -353,7 +353,7 @@ impl Executor {
         if out_of_memory {
             self.say(Level::ERROR, "Error R15 (Memory quota vastly exceeded)");
         }
-        self.say(Level::INFO, &format!("Process exited with {exit}"));
+        self.say(Level::INFO, &exit.told());
         let why = match self.doom.take() {
             _ if out_of_memory => Why::OutOfMemory,
             Some(why) => why,

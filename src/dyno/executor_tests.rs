@@ -102,7 +102,7 @@ async fn each_thing_that_happens_is_told_once_and_in_order() {
     let expected = [
         "State changed from stopped to starting",
         "State changed from starting to up",
-        "Process exited with exit status 1",
+        "Process exited with status 1",
         "Starting again (exited), restart 1",
         "State changed from up to starting",
         "State changed from starting to up",

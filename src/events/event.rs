@@ -4,8 +4,6 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use hsup_drivers::Exit;
-
 use crate::dyno::{DynoState, Ended, LastExit, Why};
 use crate::model::{DynoName, ReleaseVersion};
 
@@ -222,9 +220,7 @@ impl fmt::Display for DynoNews {
             }
             Self::Exit(LastExit { how, why, .. }) => {
                 match how {
-                    Ended::Exited(exit @ (Exit::Code(_) | Exit::Signal(_))) => {
-                        write!(f, "Process exited with {exit}")?;
-                    }
+                    Ended::Exited(exit) => f.write_str(&exit.told())?,
                     Ended::NotStarted { why, .. } => return write!(f, "Cannot start: {why}"),
                 }
                 match why {
@@ -259,6 +255,8 @@ impl fmt::Display for ReleaseNews {
 
 #[cfg(test)]
 mod tests {
+    use hsup_drivers::Exit;
+
     use super::*;
 
     #[test]
@@ -271,11 +269,11 @@ mod tests {
         let killed = Ended::Exited(Exit::Signal(9));
         assert_eq!(
             exit(killed.clone(), Why::OutOfMemory),
-            format!("web.1: Process exited with {} (out-of-memory)", Exit::Signal(9))
+            "web.1: Process was killed by SIGKILL (out-of-memory)"
         );
         assert_eq!(
             exit(killed, Why::BootTimeout { missing: "nothing listens".to_owned() }),
-            format!("web.1: Process exited with {} (boot timeout: nothing listens)", Exit::Signal(9))
+            "web.1: Process was killed by SIGKILL (boot timeout: nothing listens)"
         );
         let command = What::Command {
             by: "root (uid 0)".to_owned(),
