@@ -10,9 +10,11 @@ use std::time::Duration;
 use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, isolated_network, procs};
 use nix::sys::signal::Signal;
 
-/// Serves on descriptor 3 where it has been passed a socket. Told to end it answers what it has accepted.
+/// Serves on descriptor 3 where it has been passed a socket. Told to end it answers what it has accepted. A thread waits
+/// for the signal: a handler could interrupt the start of another thread, whose locks it would need itself.
 const SERVER: &str = r#"exec python3 -c '
 import http.server, os, signal, socket, threading
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 passed = os.environ.get("LISTEN_FDS") == "1" and os.environ["LISTEN_PID"] == str(os.getpid())
 assert not passed or os.environ["LISTEN_FDNAMES"] == "web"
 class Page(http.server.BaseHTTPRequestHandler):
@@ -32,9 +34,10 @@ if passed:
     server.socket.close()
     server.socket = socket.socket(fileno=3)
     server.socket.setblocking(False)
-def end(*_):
-    threading.Thread(target=server.shutdown).start()
-signal.signal(signal.SIGTERM, end)
+def end():
+    signal.sigwait([signal.SIGTERM])
+    server.shutdown()
+threading.Thread(target=end, daemon=True).start()
 print("serving" + (" what was passed" if passed else ""), flush=True)
 server.serve_forever()
 server.server_close()
