@@ -83,6 +83,15 @@ pub fn runs_slugs() -> bool {
     runs
 }
 
+/// How long a dyno has to be up to count as healthy, where one that crashes at once is to have done so before: of a
+/// container's end the engine may tell a while later.
+pub fn min_healthy() -> &'static str {
+    match driver() {
+        Driver::Simple | Driver::Abspath | Driver::Native => "300ms",
+        Driver::Docker => "3s",
+    }
+}
+
 /// Whether each dyno has a network of its own, and so may have the same port as the next one.
 pub fn isolated_network() -> bool {
     match driver() {

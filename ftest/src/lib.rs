@@ -38,7 +38,9 @@ mod wait;
 pub use answer::{Answer, get, post, request};
 pub use app::App;
 pub use at_once::at_once;
-pub use binary::{Driver, driver, hsup_binary, is_about, isolated_network, missing, runs_slugs, stack};
+pub use binary::{
+    Driver, driver, hsup_binary, is_about, isolated_network, min_healthy, missing, runs_slugs, stack,
+};
 pub use engine::Engine;
 pub use files::{FileServer, Served};
 pub use frames::Frame;

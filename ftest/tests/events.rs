@@ -1,6 +1,6 @@
 //! `/events` and `hsup events`: what happens, in order, for who asks, who follows and who comes back.
 
-use hsup_ftest::{App, EventStream, Hsup, Room, get, request};
+use hsup_ftest::{App, EventStream, Hsup, Room, get, min_healthy, request};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn version(room: &Room, version: u64, line: &str) -> App {
 /// One good dyno.
 fn one_dyno(room: &Room) -> Hsup {
     room.release(&version(room, 1, "exec sleep 600"));
-    let hsup = room.hsup(["start", "--min-healthy-time", "300ms"]).up();
+    let hsup = room.hsup(["start", "--min-healthy-time", min_healthy()]).up();
     hsup.wait_up("worker.1");
     hsup
 }

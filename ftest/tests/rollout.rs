@@ -1,6 +1,6 @@
 //! How one release takes the place of another, and how it goes back when it is bad.
 
-use hsup_ftest::{App, Hsup, Launch, Room, eventually, isolated_network};
+use hsup_ftest::{App, Hsup, Launch, Room, eventually, isolated_network, min_healthy};
 use serde_json::{Value, json};
 
 /// The history of an app without a name is not kept on disk.
@@ -21,7 +21,7 @@ fn bad(room: &Room, n: u64) -> App {
 }
 
 fn start<'a>(room: &'a Room, rollout: &str) -> Launch<'a> {
-    room.hsup(["start", "--min-healthy-time", "300ms", "--rollout", rollout])
+    room.hsup(["start", "--min-healthy-time", min_healthy(), "--rollout", rollout])
 }
 
 /// Runs a command against the hsup of this room; what it prints.
