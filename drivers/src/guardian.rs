@@ -168,8 +168,9 @@ impl Guardian {
             let same = before.get(&pid).filter(|stray| stray.start_time == stat.start_time);
             // A mark that is not there yet may be there later: a process that is being exec'd shows none.
             let mark = same.and_then(|stray| stray.mark.clone()).or_else(|| proc::variable(pid, MARK));
+            let may_get_mark = mark.is_none() && stat.is_being_executed(pid);
             let (session, start_time) = (stat.session, stat.start_time);
-            known.insert(pid, Stray { pid, session, start_time, mark });
+            known.insert(pid, Stray { pid, session, start_time, mark, may_get_mark });
         }
         known.values().cloned().collect()
     }
@@ -201,6 +202,8 @@ pub(crate) struct Stray {
     start_time: u64,
     /// The value of [`MARK`] that it was started with.
     pub(crate) mark: Option<String>,
+    /// Whether it is too early to tell: it is being exec'd.
+    pub(crate) may_get_mark: bool,
 }
 
 /// The signals that the guardian has received for hsup.

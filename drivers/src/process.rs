@@ -1,7 +1,7 @@
 //! What the kernel tells of processes. Read only; a process that goes away meanwhile is simply not there.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -24,9 +24,17 @@ pub struct Stat {
     pub start_time: u64,
     /// Its resident memory, in pages.
     pub resident_pages: u64,
+    /// Where its environment ends, in its memory; 0 where it has none, not even an empty one.
+    environment_end: u64,
 }
 
 impl Stat {
+    /// Whether the process, whose pid that is, is in the middle of execve(2): it has no environment yet that anybody could
+    /// read, for those who may.
+    pub fn is_being_executed(&self, pid: u32) -> bool {
+        self.environment_end == 0 && File::open(format!("/proc/{pid}/environ")).is_ok()
+    }
+
     /// Whether the process, whose pid that is, has not ended. One whose first thread has ended looks like one that
     /// waits to be reaped, but for its other threads.
     pub fn is_alive(&self, pid: u32) -> bool {
@@ -70,6 +78,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         cpu_ticks: number(11)? + number(12)?,
         start_time: number(19)?,
         resident_pages: number(21)?,
+        environment_end: number(48)?,
     })
 }
 
@@ -180,11 +189,12 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_blanks_is_no_trouble() {
-        let text =
-            "42 (a) b (c) S 1 42 40 0 -1 4194560 1 0 0 0 7 5 0 0 20 0 1 0 9000 1 3 18446744073709551615";
+        let text = "42 (a) b (c) S 1 42 40 0 -1 4194560 1 0 0 0 7 5 0 0 20 0 1 0 9000 1 3 18446744073709551615 1 1 0 0 0 0 \
+             0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 77 0";
         let stat = parse_stat(text).unwrap();
         assert_eq!((stat.state, stat.parent, stat.session), ('S', 1, 40));
         assert_eq!((stat.cpu_ticks, stat.start_time, stat.resident_pages), (12, 9000, 3));
+        assert_eq!(stat.environment_end, 77);
     }
 
     #[test]
@@ -192,6 +202,7 @@ mod tests {
         let me = std::process::id();
         assert!(is_alive(me));
         assert!(inner_pid(me).is_some());
+        assert!(stat(me).is_some_and(|stat| stat.environment_end > 0 && !stat.is_being_executed(me)));
         let usages = usages(&[me, 0]);
         assert!(usages.get(&me).is_some_and(|usage| usage.memory_bytes > 0) && usages.len() == 1);
         assert!(!is_alive(0));

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -75,6 +76,10 @@ struct Told {
     pids: HashSet<u32>,
 }
 
+/// How long it is waited for a process that is being exec'd to be somebody: the kernel reads a page of a file or two
+/// meanwhile. One that takes longer is none whose environment this user may read.
+const LONGEST_EXEC: Duration = Duration::from_millis(20);
+
 impl Subprocess {
     /// Starts a run.
     ///
@@ -116,9 +121,10 @@ impl Subprocess {
 
     /// The processes of the run that are alive.
     ///
-    /// A daemon that leaves its parent while its parents are being looked at is in none of the lists, so that
-    /// there being nobody counts only if nobody has moved meanwhile.
+    /// A daemon that leaves its parent while its parents are being looked at is in none of the lists, and the mark of
+    /// one that is being exec'd cannot be read, so that there being nobody counts only if nobody has moved meanwhile.
     fn members(&self) -> Vec<u32> {
+        let begun = Instant::now();
         let mut strays = self.strays();
         loop {
             let roots = strays.iter().filter(|stray| self.owns(stray)).map(|stray| stray.pid);
@@ -127,7 +133,9 @@ impl Subprocess {
             let alive: Vec<u32> = found.into_iter().filter(|pid| process::is_alive(*pid)).collect();
             let after = self.strays();
             let nobody_moved = strays.iter().map(|stray| stray.pid).eq(after.iter().map(|stray| stray.pid));
-            if !alive.is_empty() || nobody_else && nobody_moved {
+            let nobody_moves =
+                !strays.iter().any(|stray| stray.may_get_mark) || begun.elapsed() > LONGEST_EXEC;
+            if !alive.is_empty() || nobody_else && nobody_moved && nobody_moves {
                 return alive;
             }
             strays = after;
@@ -295,7 +303,7 @@ async fn wait_for(pid: u32) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
         Err(error) => {
             tracing::warn!(pid, %error, "cannot watch a process; looking again in a second");
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }
