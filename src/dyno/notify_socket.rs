@@ -1,12 +1,11 @@
 //! The socket on which a run says by sd_notify that it is ready, or still well. The protocol is systemd's, see
 //! sd_notify(3): datagrams of lines such as `READY=1`. The socket is made by the driver.
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram as Unbound;
 
-use hsup_drivers::Notify;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg};
+use hsup_drivers::{Notify, sys};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
@@ -46,15 +45,7 @@ impl NotifySocket {
     /// lives on the stack while there is a message, so that a quiet dyno has none.
     fn receive(&self, line: impl FnMut(&[u8])) -> io::Result<()> {
         let mut message = [0; MESSAGE_BYTES];
-        let mut parts = [IoSliceMut::new(&mut message)];
-        let mut about = nix::cmsg_space!(UnixCredentials);
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut about), flags)?;
-        let sender = received.cmsgs()?.find_map(|part| {
-            let ControlMessageOwned::ScmCredentials(sender) = part else { return None };
-            Some(sender.uid())
-        });
-        let length = received.bytes;
+        let (length, sender) = sys::receive_with_sender(self.socket.as_fd(), &mut message)?;
         if self.sender.is_none_or(|user| sender == Some(user)) {
             message.get(..length).unwrap_or_default().split(|byte| *byte == b'\n').for_each(line);
         }
@@ -72,8 +63,11 @@ fn note(line: &[u8], signs: &Signs) {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::setsockopt;
+    use std::io::{IoSlice, Read};
+    use std::os::fd::AsRawFd;
+
     use nix::sys::socket::sockopt::PassCred;
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt};
     use nix::unistd::geteuid;
 
     use super::*;
@@ -107,6 +101,23 @@ mod tests {
             () = signs.ready() => {}
             () = socket.hear(&signs) => unreachable!("it hears for ever"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_that_comes_along_stops_nothing() {
+        let (socket, dyno) = pair(Some(geteuid().as_raw()));
+        let (mut read, written) = std::io::pipe().unwrap();
+        let rights = [written.as_raw_fd(); 3];
+        // as systemd-notify sends one, and waits until it is let go of
+        for message in ["BARRIER=1", "READY=1"] {
+            let along = [ControlMessage::ScmRights(&rights)];
+            let message = [IoSlice::new(message.as_bytes())];
+            sendmsg::<()>(dyno.as_raw_fd(), &message, &along, MsgFlags::empty(), None).unwrap();
+        }
+        drop(written);
+        assert!(!is_ready_by_it(&socket).await);
+        assert!(is_ready_by_it(&socket).await);
+        assert_eq!(read.read(&mut [0]).unwrap(), 0);
     }
 
     #[tokio::test]

@@ -19,5 +19,7 @@ pub use process::{
     set_window_size, share_allocator, take_terminal, watch, window_size,
 };
 pub use sharing::{Sleeper, start_sharing};
-pub use socket::{Descriptors, interface_index, peer_groups, receive_descriptors, set_netlink_option};
+pub use socket::{
+    Descriptors, interface_index, peer_groups, receive_descriptors, receive_with_sender, set_netlink_option,
+};
 pub use spawn::{Spawn, SpawnStdio, spawn};

@@ -23,19 +23,59 @@ pub struct Descriptors {
 pub fn receive_descriptors(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize) -> io::Result<Descriptors> {
     // In words of eight bytes, since the kernel's headers in it are aligned to these.
     let mut space = vec![0_u64; (most * size_of::<RawFd>()).div_ceil(8) + 8];
+    let (received, message) = receive(socket, bytes, &mut space, libc::MSG_WAITALL)?;
+    let all = message.msg_flags & libc::MSG_CTRUNC == 0;
+    Ok(Descriptors { bytes: received, fds: rights(&message), all })
+}
+
+/// Receives a message that is there from a socket with `SO_PASSCRED`: how long it is, and the user that has sent it. What
+/// is longer than the place is cut. Descriptors that come along are let go of.
+///
+/// # Errors
+/// If the socket cannot be read; `WouldBlock` if there is no message.
+pub fn receive_with_sender(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<(usize, Option<u32>)> {
+    // The credentials come first and fill it, so that there is no place for any descriptor.
+    let mut space = [0_u64; CREDENTIALS_BYTES / 8];
+    let (received, message) = receive(socket, bytes, &mut space, libc::MSG_DONTWAIT)?;
+    // SAFETY: the kernel has filled the message's place for such headers, and said how much of it; the first one is read
+    // where it is whole, and holds credentials of that length if it is of their type.
+    let sender = unsafe {
+        libc::CMSG_FIRSTHDR(&raw const message).as_ref().and_then(|found| {
+            let is_sender = (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
+            is_sender.then(|| libc::CMSG_DATA(found).cast::<libc::ucred>().read_unaligned().uid)
+        })
+    };
+    Ok((received, sender))
+}
+
+/// What credentials take with their header, in bytes.
+#[expect(clippy::cast_possible_truncation, reason = "it is 32")]
+// SAFETY: the macro calculates.
+const CREDENTIALS_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
+
+/// Receives bytes, and what comes along in this space, to which the message that is given points.
+fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    space: &mut [u64],
+    flags: libc::c_int,
+) -> io::Result<(usize, libc::msghdr)> {
     let mut place = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: all of it is integers and pointers, for which zero is a value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut place;
     message.msg_iovlen = 1;
-    let received = loop {
+    loop {
         message.msg_control = space.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(space.as_slice()) as _;
-        let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_WAITALL;
+        message.msg_controllen = size_of_val(space) as _;
+        let flags = libc::MSG_CMSG_CLOEXEC | flags;
         // SAFETY: the message names two places, which live until the call returns, with their lengths.
         let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
         match usize::try_from(received) {
-            Ok(received) => break received,
+            Ok(received) => {
+                message.msg_iov = std::ptr::null_mut();
+                return Ok((received, message));
+            }
             Err(_) => {
                 let error = io::Error::last_os_error();
                 if error.kind() != io::ErrorKind::Interrupted {
@@ -43,9 +83,7 @@ pub fn receive_descriptors(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize
                 }
             }
         }
-    };
-    let all = message.msg_flags & libc::MSG_CTRUNC == 0;
-    Ok(Descriptors { bytes: received, fds: rights(&message), all })
+    }
 }
 
 /// A length, whose type is another one in each C library.
