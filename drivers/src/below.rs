@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::process;
@@ -17,10 +17,16 @@ pub(crate) fn end_all() -> nix::Result<()> {
         for child in process::children(std::process::id()) {
             let _has_ended = kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL);
         }
-        match waitpid(None, None) {
-            Err(Errno::ECHILD) => return Ok(()),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error),
+        // All that have ended, before the next look: of thousands, one each time would take a minute.
+        let mut patience = None;
+        loop {
+            match waitpid(None, patience) {
+                Err(Errno::ECHILD) => return Ok(()),
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_) => patience = Some(WaitPidFlag::WNOHANG),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
