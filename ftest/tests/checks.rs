@@ -1,9 +1,10 @@
 //! Checks that reach into dynos, however far these are from the host: commands, and sd_notify.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use hsup_ftest::{Driver, Room, driver, eventually, isolated_network, procs};
+use hsup_ftest::{Driver, Room, driver, eventually, is_about, isolated_network, procs};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -137,6 +138,53 @@ fn what_a_command_leaves_is_ended() {
     assert!(Path::new(&seen).exists());
     eventually("nothing of it is left", || hsup.printed(), || sleepers(&room).is_empty().then_some(()));
     let _of_a_root_that_is_gone = fs::remove_file(seen);
+}
+
+/// Stops what is started beside it as its user, until one of these has not been executed yet: it is not to be seen.
+const HOLDS_ONE: &str = r#"exec python3 -c '
+import os, signal, time
+newest = os.open("/proc/loadavg", os.O_RDONLY)
+while True:
+    last = int(os.pread(newest, 100, 0).split()[4])
+    for pid in range(last, last + 3):
+        try:
+            if pid != os.getpid():
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(0.05)
+                if not os.path.exists(f"/proc/{pid}"):
+                    os.kill(pid, 0)
+                    signal.pause()
+        except OSError:
+            pass
+'"#;
+
+#[test]
+fn dynos_that_hold_their_checks_up_hold_up_nothing_else() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    // nine are more than hsup has threads to wait with
+    room.release(&room.app().process("worker", HOLDS_ONE, 9));
+    let check = "worker:period=50ms,timeout=100ms,failure-threshold=100,command=true";
+    let hsup = room.hsup(["start", "--liveness", check]).up();
+    let is_held = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.starts_with("Name:\thsup-attendant") && status.contains("State:\tT")
+    };
+    let mut held = BTreeSet::new();
+    let all = || {
+        let attendants = procs::children(hsup.proper()).into_iter().flat_map(procs::children);
+        held.extend(attendants.filter(is_held));
+        (held.len() >= 9).then_some(())
+    };
+    eventually("a check of each has been held up", || hsup.printed(), all);
+    let dyno = hsup.dyno("worker.1");
+    procs::signal(u32::try_from(dyno["Pid"].as_u64().unwrap()).unwrap(), Signal::SIGKILL);
+    hsup.wait_dyno("worker.1", "is started again", |dyno| dyno["Restarts"] == 1 && dyno["Pid"].is_u64());
+    let left = || held.iter().copied().filter(|pid| procs::alive(*pid)).collect::<Vec<_>>();
+    let describe = || left().into_iter().map(procs::describe).collect::<Vec<_>>().join("\n");
+    eventually("nothing is left that was held up", describe, || left().is_empty().then_some(()));
 }
 
 #[test]

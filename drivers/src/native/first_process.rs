@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -11,11 +12,15 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
+use tokio::time::timeout;
 
 use super::protocol::{ExitText, Failure, Order, Report, hear, say};
 use crate::{Exit, KillSignal, MainExit, StartError, sys};
 
-/// A first process whose main process has been executed.
+/// How long a command may take to be executed: as long as it may with every driver.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A first process that has been cloned.
 pub(super) struct Started {
     pub(super) dyno: String,
     pub(super) pid: u32,
@@ -109,23 +114,42 @@ impl FirstProcess {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for its word on the main process. Cancel safe.
+    /// Tells it to go on, and waits until its main process has been executed. What it starts may be held up by whoever is
+    /// of the same user, so that there is an end to that.
+    ///
+    /// # Errors
+    /// If there will be no main process, or it is not there in time. The first process is to be ended then.
+    pub(super) async fn begin(&self) -> Result<(), StartError> {
+        let failed =
+            |source| StartError::SetUp { what: "hear of the main process of the command".to_owned(), source };
+        self.tell(Order::GoOn).map_err(failed)?;
+        match timeout(PATIENCE, self.next_report()).await {
+            Ok(Ok(Some(Report::Started { .. }))) => Ok(()),
+            Ok(Ok(Some(Report::Failed(failure)))) => Err(failure.into()),
+            Ok(Ok(Some(Report::Exited { .. }) | None)) => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_elapsed) => Err(failed(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// The next that it says; none once it is gone. Cancel safe.
+    async fn next_report(&self) -> io::Result<Option<Report>> {
+        loop {
+            let mut ready = self.control.readable().await?;
+            match hear::<Report>(self.control.get_ref().as_fd()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                heard => return heard,
+            }
+        }
+    }
+
+    /// Waits for its word on the end of the main process. Cancel safe.
     pub(super) async fn reported(&self) -> MainExit {
         loop {
             if let Some(ended) = *self.ended() {
                 return ended;
             }
-            let report = match self.control.readable().await {
-                Ok(mut ready) => match hear::<Report>(self.control.get_ref().as_fd()) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        ready.clear_ready();
-                        continue;
-                    }
-                    heard => heard,
-                },
-                Err(error) => Err(error),
-            };
-            let ended = match report {
+            let ended = match self.next_report().await {
                 Ok(Some(Report::Exited { exit, alone })) => MainExit { exit: exit.into(), alone },
                 Ok(Some(Report::Started { .. } | Report::Failed(_))) => continue,
                 // It has been killed; where it is init, with everything below it.
