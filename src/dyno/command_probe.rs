@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsup_drivers::{DynoSpec, Exec, Exit, Output, Run, Stdio};
+use hsup_drivers::{DynoSpec, Exec, Exit, Output, Run, StartError, Stdio};
 use tokio::io;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::prober::Failed;
 use crate::explain;
 
 /// What runs the commands of the checks of a run.
@@ -26,7 +27,7 @@ pub(super) struct CommandProbes {
 
 impl CommandProbes {
     /// Runs a command inside the run, and ends it when it is given up. What is wrong, unless it ends with 0 in time.
-    pub(super) async fn ask(&self, command: &str, patience: Duration) -> Result<(), String> {
+    pub(super) async fn ask(&self, command: &str, patience: Duration) -> Result<(), Failed> {
         let spec = DynoSpec {
             command: Arc::from([command.to_owned()]),
             stdio: Stdio::Pipes,
@@ -49,13 +50,19 @@ impl CommandProbes {
                     if !matches!(end, End::Alone(_)) {
                         running.end().await;
                     }
-                    end.finding(&command, patience)
+                    end.finding(&command, patience).map_err(Failed::Unwell)
                 }
-                Err(error) => Err(explain(&error)),
+                // what is to be executed is the dyno's, all else hsup's or the engine's
+                Err(error @ (StartError::NotFound { .. } | StartError::NotExecutable { .. })) => {
+                    Err(Failed::Unwell(explain(&error)))
+                }
+                Err(error @ (StartError::System { .. } | StartError::SetUp { .. })) => {
+                    Err(Failed::Unasked(explain(&error)))
+                }
             };
             let _given_up = reply.send(result);
         });
-        answer.await.unwrap_or_else(|_| Err("its check could not be made".to_owned()))
+        answer.await.unwrap_or_else(|_| Err(Failed::Unasked("its command has failed".to_owned())))
     }
 }
 
@@ -115,7 +122,10 @@ mod tests {
     use hsup_drivers::{DynoDriver, KillSignal, Limits, Network};
 
     use super::*;
-    use crate::dyno::scripted::{Runs, Scripted, ScriptedRun};
+    use crate::dyno::prober::Prober;
+    use crate::dyno::scripted::{Runs, Scripted, ScriptedRun, UNSTARTABLE};
+    use crate::dyno::signs::Signs;
+    use crate::model::CheckText;
 
     const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -139,7 +149,7 @@ mod tests {
     }
 
     /// What is found of a command that this is done to, and the signals that it was sent.
-    async fn asked(act: impl FnOnce(&ScriptedRun)) -> (Result<(), String>, Vec<KillSignal>) {
+    async fn asked(act: impl FnOnce(&ScriptedRun)) -> (Result<(), Failed>, Vec<KillSignal>) {
         let (probes, mut runs) = probes().await;
         let command = async {
             let (line, command) = runs.recv().await.unwrap();
@@ -154,7 +164,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_command_that_has_ended_is_what_its_status_says() {
         assert_eq!(asked(|command| command.exit(Exit::Code(0), true)).await, (Ok(()), vec![]));
-        let failed = Err("\"look\" ended with exit status 1".to_owned());
+        let failed = Err(Failed::Unwell("\"look\" ended with exit status 1".to_owned()));
         assert_eq!(asked(|command| command.exit(Exit::Code(1), true)).await, (failed, vec![]));
     }
 
@@ -166,7 +176,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_command_that_does_not_end_is_killed() {
-        let late = Err("\"look\" did not end within 3s".to_owned());
+        let late = Err(Failed::Unwell("\"look\" did not end within 3s".to_owned()));
         assert_eq!(asked(|_| {}).await, (late, vec![KillSignal::Kill]));
     }
 
@@ -183,5 +193,26 @@ mod tests {
         probes.tasks.close();
         probes.tasks.wait().await;
         assert_eq!(command.signals(), [KillSignal::Kill]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_cannot_be_started_says_nothing_of_the_dyno() {
+        let unwell = async |check: &str| {
+            let (commands, mut runs) = probes().await;
+            let prober = Prober { address: ([127, 0, 0, 1], 5000).into(), commands, signs: Signs::new() };
+            let check = check.parse::<CheckText>().unwrap().0.unwrap();
+            let fails = async {
+                while let Some((_, command)) = runs.recv().await {
+                    command.exit(Exit::Code(1), true);
+                }
+            };
+            tokio::select! {
+                unwell = timeout(Duration::from_secs(3600), prober.until_unwell(check)) => unwell.ok(),
+                () = fails => unreachable!("there is always one more"),
+            }
+        };
+        assert_eq!(unwell(&format!("failure-threshold=1,command={UNSTARTABLE}")).await, None);
+        let failed = Some("\"look\" ended with exit status 1".to_owned());
+        assert_eq!(unwell("failure-threshold=3,command=look").await, failed);
     }
 }

@@ -25,6 +25,9 @@ const GROWTH: u32 = 3;
 /// The longest one: a dyno that takes minutes to boot is not in a hurry, and hundreds of them leave the host idle.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the start of a command may take, which is not the time that the dyno is given for its answer: drivers give up
+/// sooner by themselves.
+const STARTING: Duration = Duration::from_secs(6);
 /// How long the end of a command that is late may take.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -38,8 +41,17 @@ pub(super) struct Prober {
     pub(super) signs: Signs,
 }
 
-/// Why a try has failed.
+/// What is wrong.
 type Finding = String;
+
+/// Why a try has failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// The run is not well.
+    Unwell(Finding),
+    /// It could not be asked, which says nothing of it.
+    Unasked(Finding),
+}
 
 impl Prober {
     /// Asks until the run is ready. What the last try found is told to `tell`, when it changes.
@@ -54,7 +66,7 @@ impl Prober {
         loop {
             match self.ask(&check).await {
                 Ok(()) => successes += 1,
-                Err(finding) => {
+                Err(Failed::Unwell(finding) | Failed::Unasked(finding)) => {
                     successes = 0;
                     if last.as_ref() != Some(&finding) {
                         tell(&finding);
@@ -79,7 +91,7 @@ impl Prober {
     pub(super) async fn until_unwell(self, check: Check) -> Finding {
         let period = check.period.unwrap_or(LIVENESS_PERIOD);
         sleep(check.initial_delay).await;
-        let mut failures = 0;
+        let (mut failures, mut unasked) = (0, 0);
         loop {
             let result = match check.probe {
                 Probe::Notify => self.heard_from(period).await,
@@ -95,8 +107,17 @@ impl Prober {
                 }
             };
             match result {
-                Ok(()) => failures = 0,
-                Err(finding) => {
+                Ok(()) => (failures, unasked) = (0, 0),
+                // An engine that is slow, or a limit of hsup's own, would end every dyno of the host.
+                Err(Failed::Unasked(why)) => {
+                    unasked += 1;
+                    // once it may be the end of the run, which is about to be told
+                    if unasked == 2 {
+                        let dyno = &self.commands.spec.name;
+                        tracing::warn!("{dyno}: whether it is well cannot be asked: {why}; asking again");
+                    }
+                }
+                Err(Failed::Unwell(finding)) => {
                     failures += 1;
                     if failures >= check.failure_threshold {
                         return finding;
@@ -106,33 +127,35 @@ impl Prober {
         }
     }
 
-    async fn heard_from(&self, period: Duration) -> Result<(), Finding> {
+    async fn heard_from(&self, period: Duration) -> Result<(), Failed> {
         let heard = timeout(period, self.signs.alive()).await;
-        heard.map_err(|_| format!("it has not sent WATCHDOG=1 for {period:?}"))
+        heard.map_err(|_| Failed::Unwell(format!("it has not sent WATCHDOG=1 for {period:?}")))
     }
 
     /// One try. What it takes is there for as long as it lasts only: hundreds of dynos may be waited for, or asked at
     /// the same moment.
-    async fn ask(&self, check: &Check) -> Result<(), Finding> {
+    async fn ask(&self, check: &Check) -> Result<(), Failed> {
         Box::pin(self.try_once(check)).await
     }
 
-    async fn try_once(&self, check: &Check) -> Result<(), Finding> {
+    async fn try_once(&self, check: &Check) -> Result<(), Failed> {
         let asked = async {
             match &check.probe {
-                Probe::Http(path) => Box::pin(self.get(path)).await,
+                Probe::Http(path) => Box::pin(self.get(path)).await.map_err(Failed::Unwell),
                 Probe::Command(command) => Box::pin(self.commands.ask(command, check.timeout)).await,
-                Probe::Port | Probe::Log(_) | Probe::Notify => self.connect().await.map(drop),
+                Probe::Port | Probe::Log(_) | Probe::Notify => {
+                    self.connect().await.map(drop).map_err(Failed::Unwell)
+                }
             }
         };
         let patience = match check.probe {
-            // it is ended then, which takes a moment
-            Probe::Command(_) => check.timeout + ENDING,
+            // it has to be started, and is ended when it is late
+            Probe::Command(_) => STARTING + check.timeout + ENDING,
             Probe::Port | Probe::Http(_) | Probe::Log(_) | Probe::Notify => check.timeout,
         };
         match timeout(patience, asked).await {
             Ok(result) => result,
-            Err(_) => Err(format!("no answer within {:?}", check.timeout)),
+            Err(_) => Err(Failed::Unwell(format!("no answer within {:?}", check.timeout))),
         }
     }
 

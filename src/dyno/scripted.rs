@@ -58,6 +58,10 @@ impl Run for ScriptedRun {
 
     fn exec<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Box<dyn Exec>, StartError>> {
         Box::pin(async move {
+            if *spec.command == [UNSTARTABLE] {
+                let source = io::Error::from(io::ErrorKind::OutOfMemory);
+                return Err(StartError::System { operation: "start the process", source });
+            }
             let run = Self::new(self.runs.clone());
             self.runs.send((spec.command.join(" "), Arc::clone(&run))).unwrap();
             Ok(Box::new(ScriptedExec(run)) as Box<dyn Exec>)
@@ -90,6 +94,9 @@ impl Run for ScriptedRun {
         })
     }
 }
+
+/// The command that cannot be started inside a run.
+pub(crate) const UNSTARTABLE: &str = "unstartable";
 
 /// A command inside a run: the test has the same as a run of its own.
 struct ScriptedExec(Arc<ScriptedRun>);
