@@ -1,7 +1,7 @@
 //! The prober: asks a dyno whether it is ready, and later whether it is still well. It only asks; what follows
 //! from the answers is the state machine's.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -141,11 +142,9 @@ impl Prober {
     async fn try_once(&self, check: &Check) -> Result<(), Failed> {
         let asked = async {
             match &check.probe {
-                Probe::Http(path) => Box::pin(self.get(path)).await.map_err(Failed::Unwell),
+                Probe::Http(path) => Box::pin(self.get(path)).await,
                 Probe::Command(command) => Box::pin(self.commands.ask(command, check.timeout)).await,
-                Probe::Port | Probe::Log(_) | Probe::Notify => {
-                    self.connect().await.map(drop).map_err(Failed::Unwell)
-                }
+                Probe::Port | Probe::Log(_) | Probe::Notify => self.connect().await.map(drop),
             }
         };
         let patience = match check.probe {
@@ -159,7 +158,7 @@ impl Prober {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, Finding> {
+    async fn connect(&self) -> Result<TcpStream, Failed> {
         let port = self.address.port();
         let connected = match TcpStream::connect(self.address).await {
             // what listens on this host's IPv6 address only is heard there
@@ -171,15 +170,21 @@ impl Prober {
         };
         connected.map_err(|error| {
             if error.kind() == ErrorKind::ConnectionRefused {
-                format!("nothing listens on port {port}")
+                Failed::Unwell(format!("nothing listens on port {port}"))
+            } else if is_want(&error) {
+                Failed::Unasked(format!("cannot ask at port {port}: {error}"))
             } else {
-                format!("cannot connect to port {port}: {error}")
+                Failed::Unwell(format!("cannot connect to port {port}: {error}"))
             }
         })
     }
 
-    async fn get(&self, path: &str) -> Result<(), Finding> {
+    async fn get(&self, path: &str) -> Result<(), Failed> {
         let stream = self.connect().await?;
+        self.get_over(stream, path).await.map_err(Failed::Unwell)
+    }
+
+    async fn get_over(&self, stream: TcpStream, path: &str) -> Result<(), Finding> {
         // what is asked for may hold a secret
         let shown = path.split('?').next().unwrap_or_default();
         let broken = |error: hyper::Error| format!("GET {shown}: {}", explain(&error));
@@ -206,6 +211,12 @@ impl Prober {
     }
 }
 
+/// Whether this is what hsup, or the host, has too little of, whatever the dyno does.
+fn is_want(error: &io::Error) -> bool {
+    let wants = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|number| wants.contains(&Errno::from_raw(number)))
+}
+
 /// The last multiple of a period before a moment, so that hundreds of dynos are asked in one go and the host sleeps
 /// in between.
 fn aligned(at: Instant, period: Duration) -> Instant {
@@ -214,4 +225,17 @@ fn aligned(at: Instant, period: Duration) -> Instant {
     let since = at.saturating_duration_since(*EPOCH.get_or_init(Instant::now));
     let over = since.as_nanos() % period.as_nanos().max(1);
     at - Duration::from_nanos(u64::try_from(over).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hsup_has_too_little_of_says_nothing_of_a_dyno() {
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno as i32);
+        assert!([Errno::EMFILE, Errno::EADDRNOTAVAIL].map(of).iter().all(is_want));
+        assert!(![Errno::ECONNREFUSED, Errno::EHOSTUNREACH, Errno::ETIMEDOUT].map(of).iter().any(is_want));
+        assert!(!is_want(&io::ErrorKind::UnexpectedEof.into()));
+    }
 }
