@@ -52,8 +52,9 @@ fn what_is_typed_reaches_the_dyno_and_ctrl_c_only_it() {
     }
     let room = Room::new();
     room.release(&room.app());
+    // a signal that comes right before bash begins to read is heard when it comes back from that
     let line = "trap 'echo interrupted' INT; echo ready; read word; echo got $word; \
-                echo go on; while ! read -r word; do :; done; echo then $word; exit 4";
+                echo go on; while ! read -r -t 1 word; do :; done; echo then $word; exit 4";
     let hsup = at_a_terminal(&room, &room.hsup(["run", line]));
     hsup.wait_line("ready");
     hsup.type_text("first\n");
