@@ -302,7 +302,7 @@ fn the_packet_filter_is_put_back_when_it_was_flushed() {
     let before = network(&room).sh("nft list ruleset");
     network(&room).sh("nft flush ruleset; echo 0 > /proc/sys/net/ipv4/ip_forward");
     procs::signal(pid, Signal::SIGKILL);
-    hsup.wait_line("Process exited");
+    hsup.wait_line("Process was killed by SIGKILL");
     hsup.wait_dyno("web.1", "is up again", |dyno| dyno["State"] == "up" && dyno["Pid"] != pid);
     assert_eq!(network(&room).sh("nft list ruleset; cat /proc/sys/net/ipv4/ip_forward"), before + "1\n");
     let ended = room.hsup(["-s", "none", "run", &try_connect("169.254.169.254", metadata)]).end();
