@@ -78,7 +78,7 @@ fn append_last_lines(text: &mut String, lines: &[String]) {
 
 fn what_comes(dyno: &DynoEntry, now: SystemTime) -> Option<String> {
     let name = &dyno.name;
-    match dyno.state.as_str() {
+    match &*dyno.state {
         "crashed" => {
             let wait =
                 dyno.next_retry_at.map(|Timestamp(at)| at.duration_since(now).unwrap_or(Duration::ZERO));

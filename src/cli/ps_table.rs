@@ -64,8 +64,8 @@ fn row(dyno: &DynoEntry, now: SystemTime) -> [String; HEADINGS.len()] {
     let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
     [
         dyno.name.to_string(),
-        dyno.state.clone(),
-        or_nothing(dyno.health.clone()),
+        dyno.state.to_string(),
+        or_nothing(dyno.health.as_deref().map(str::to_owned)),
         or_nothing(dyno.started_at.map(|at| human(since(at, now)))),
         dyno.release.to_string(),
         or_nothing(dyno.pid.map(|pid| pid.to_string())),

@@ -281,6 +281,7 @@ impl Metrics<'_, '_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
     use super::*;
     use crate::dyno::DynoStatus;
@@ -309,7 +310,7 @@ mod tests {
                 app: Some("myapp".parse().unwrap()),
                 release: Some(ReleaseVersion(3)),
                 formation: BTreeMap::from([("web".parse().unwrap(), Quantity::ONE)]),
-                dynos: vec![up],
+                dynos: vec![Arc::new(up)],
             },
             logs: LogsStatus { lines: 12, bytes: 340, drains: vec![drain(3), drain(4)] },
             tally: events.tally(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -151,7 +152,7 @@ fn formation(names: &'static [&'static str]) -> FormationHandle {
                         app,
                         release,
                         formation: BTreeMap::new(),
-                        dynos: dynos.clone(),
+                        dynos: dynos.iter().cloned().map(Arc::new).collect(),
                     });
                 }
                 Command::Stop { targets, reply } => {

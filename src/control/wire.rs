@@ -1,8 +1,10 @@
 //! The JSON of the control API, as values that both ends share. Field names are PascalCase, times RFC 3339 in
 //! UTC with milliseconds. Nothing here does I/O.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hsup_drivers::process::Usage;
 use serde::{Deserialize, Serialize};
@@ -98,9 +100,9 @@ pub struct DynoEntry {
     /// Its process type.
     pub r#type: ProcessType,
     /// The word of its [`DynoState`]. A text, so that a client understands a newer hsup.
-    pub state: String,
+    pub state: Cow<'static, str>,
     /// What its health check says; none while nothing checks it.
-    pub health: Option<String>,
+    pub health: Option<Cow<'static, str>>,
     /// The process id of its main process, while there is one on this host.
     pub pid: Option<u32>,
     /// The address at which its port is to be reached.
@@ -259,8 +261,8 @@ impl DynoEntry {
         Self {
             name: dyno.name.clone(),
             r#type: dyno.name.process_type.clone(),
-            state: dyno.state.word().to_owned(),
-            health: dyno.health.word().map(str::to_owned),
+            state: dyno.state.word().into(),
+            health: dyno.health.word().map(Cow::from),
             pid: dyno.pid,
             ip_address: dyno.address,
             port: dyno.port,
@@ -281,7 +283,7 @@ impl DynoEntry {
 }
 
 /// The variants of [`ProcessState`] stand in the order of liveness, so the least pair is the one to show.
-fn processes(dynos: &[DynoStatus]) -> BTreeMap<ProcessType, ProcessEntry> {
+fn processes(dynos: &[Arc<DynoStatus>]) -> BTreeMap<ProcessType, ProcessEntry> {
     let mut processes = BTreeMap::<ProcessType, ProcessEntry>::new();
     for dyno in dynos {
         let entry = ProcessEntry {

@@ -70,7 +70,7 @@ pub struct Dyno {
 #[derive(Debug)]
 pub struct DynoHandle {
     commands: mpsc::Sender<Command>,
-    status: watch::Receiver<DynoStatus>,
+    status: watch::Receiver<Arc<DynoStatus>>,
 }
 
 impl DynoHandle {
@@ -82,14 +82,9 @@ impl DynoHandle {
         }
     }
 
-    /// The dyno at this moment, to be looked at and let go of.
-    pub fn look(&self) -> watch::Ref<'_, DynoStatus> {
-        self.status.borrow()
-    }
-
     /// The dyno at this moment.
-    pub fn status(&self) -> DynoStatus {
-        self.status.borrow().clone()
+    pub fn status(&self) -> Arc<DynoStatus> {
+        Arc::clone(&self.status.borrow())
     }
 }
 
@@ -101,7 +96,7 @@ impl Dyno {
         let first = DynoStatus::never_started(self.name, self.release, self.spec.port);
         let mut spec = self.spec;
         ask_to_notify(&mut spec, [&self.readiness, &self.liveness]);
-        let (publish, status) = watch::channel(DynoStatus { state: DynoState::Stopped, ..first });
+        let (publish, status) = watch::channel(Arc::new(DynoStatus { state: DynoState::Stopped, ..first }));
         let executor = Executor {
             spec: Arc::new(spec),
             commands: TaskTracker::new(),
@@ -204,7 +199,7 @@ struct Executor {
     /// Since when the run has been up.
     up: Option<Instant>,
     timer: Option<(Timer, Instant)>,
-    publish: watch::Sender<DynoStatus>,
+    publish: watch::Sender<Arc<DynoStatus>>,
 }
 
 impl Executor {
@@ -366,7 +361,7 @@ impl Executor {
     fn ended(&self, how: Ended, why: Why, last_lines: Arc<[String]>) {
         let last_exit = LastExit { how, why, at: SystemTime::now(), last_lines };
         self.tell(DynoNews::Exit(last_exit.clone()));
-        self.publish.send_modify(|status| status.last_exit = Some(last_exit));
+        self.publish.send_modify(|status| Arc::make_mut(status).last_exit = Some(last_exit));
     }
 }
 

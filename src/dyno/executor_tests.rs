@@ -82,7 +82,7 @@ async fn the_first_crash_restarts_at_once_and_the_next_ones_back_off() {
     bench.reach(DynoState::Crashed).await;
     let status = bench.handle.status();
     assert!(status.next_retry_at.is_some());
-    assert_eq!(status.last_exit.unwrap().how, Ended::Exited(Exit::Signal(11)));
+    assert_eq!(status.last_exit.clone().unwrap().how, Ended::Exited(Exit::Signal(11)));
     bench.next_run().await;
     assert!((Duration::from_millis(800)..=Duration::from_millis(1201)).contains(&begin.elapsed()));
     assert_eq!(bench.handle.status().restarts, 2);
@@ -130,7 +130,7 @@ async fn a_dyno_that_has_lasted_is_not_crash_looping() {
 async fn a_dyno_that_cannot_start_backs_off_and_says_why() {
     let mut bench = Bench::new(false, &[false, false]);
     bench.reach(DynoState::Crashed).await;
-    let last_exit = bench.handle.status().last_exit.unwrap();
+    let last_exit = bench.handle.status().last_exit.clone().unwrap();
     assert!(
         matches!(last_exit.how, Ended::NotStarted { ref why, status: 1 } if why.contains("start the process"))
     );
@@ -283,7 +283,7 @@ async fn a_dyno_that_never_gets_ready_is_ended_and_says_what_was_missing() {
     run.exit(Exit::Signal(15), true);
     bench.handle.status.wait_for(|status| status.last_exit.is_some()).await.unwrap();
     let missing = format!("nothing listens on port {port}");
-    assert_eq!(bench.handle.status().last_exit.unwrap().why, Why::BootTimeout { missing });
+    assert_eq!(bench.handle.status().last_exit.clone().unwrap().why, Why::BootTimeout { missing });
     let (_, run) = bench.runs.recv().await.unwrap();
     bench.handle.send(Command::Kill);
     bench.task.await.unwrap();
@@ -335,6 +335,6 @@ async fn a_dyno_that_is_no_longer_well_is_restarted() {
     assert_eq!(run.signals(), [KillSignal::Term]);
     run.exit(Exit::Code(0), true);
     bench.runs.recv().await.unwrap();
-    let why = bench.handle.status().last_exit.unwrap().why;
+    let why = bench.handle.status().last_exit.clone().unwrap().why;
     assert_eq!(why, Why::Unwell { finding: format!("nothing listens on port {port}") });
 }

@@ -1,6 +1,7 @@
 //! The one way into the formation: a cheap handle whose calls are messages to the supervisor's task.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,7 +50,7 @@ pub struct FormationStatus {
     /// How many dynos of each type there are to be.
     pub formation: BTreeMap<ProcessType, Quantity>,
     /// Every dyno, sorted by name; a dyno that is being replaced stands beside its successor.
-    pub dynos: Vec<DynoStatus>,
+    pub dynos: Vec<Arc<DynoStatus>>,
 }
 
 /// The supervisor has ended, and with it everything that it could be asked for.

@@ -63,7 +63,7 @@ pub struct Supervisor {
     tasks: JoinSet<Option<LastExit>>,
     /// The dynos that should be by the release and are not to be started: an operator has stopped them, or they
     /// run once and have run. Each as it was last seen.
-    down: BTreeMap<DynoName, DynoStatus>,
+    down: BTreeMap<DynoName, Arc<DynoStatus>>,
     stopping: Vec<Stopping>,
     /// Whether an operator has ever stopped a dyno: only then may it be over because none is left.
     stopped_by_operator: bool,

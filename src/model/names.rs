@@ -1,9 +1,10 @@
-//! Heroku's names as newtypes: a value of one of these has been checked.
+//! Heroku's names as newtypes: a value of one of these has been checked, and is cheap to clone.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The longest process type or app name, in bytes. Names become file, host and cgroup names, which the
 /// kernel bounds at 64 (host name) and 255 (file name).
@@ -46,9 +47,8 @@ fn check(what: &'static str, given: &str, extra: &[u8]) -> Result<(), InvalidNam
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal, $extra:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        #[serde(transparent)]
-        pub struct $name(String);
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -62,13 +62,19 @@ macro_rules! name {
 
             fn from_str(given: &str) -> Result<Self, InvalidName> {
                 check($what, given, $extra)?;
-                Ok(Self(given.to_owned()))
+                Ok(Self(given.into()))
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+                out.serialize_str(&self.0)
             }
         }
 
@@ -96,19 +102,19 @@ name! {
 impl AppName {
     /// The name of an app that nothing names: `app`.
     pub fn unnamed() -> Self {
-        Self("app".to_owned())
+        Self("app".into())
     }
 }
 
 impl ProcessType {
     /// The process type of one-off dynos: `run`.
     pub fn run() -> Self {
-        Self(RUN.to_owned())
+        Self(RUN.into())
     }
 
     /// Whether it is that of Heroku's release phase, which runs once before a rollout and never as one of the dynos.
     pub fn is_release_phase(&self) -> bool {
-        self.0 == RELEASE_PHASE
+        *self.0 == *RELEASE_PHASE
     }
 }
 
@@ -165,7 +171,7 @@ impl FromStr for DynoName {
 }
 
 impl Serialize for DynoName {
-    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
         out.collect_str(self)
     }
 }

@@ -195,7 +195,7 @@ mod tests {
             app: release.map(|_| "myapp".parse().unwrap()),
             release: release.map(|_| version),
             formation: std::collections::BTreeMap::default(),
-            dynos: states.iter().zip(1..).map(dyno).collect(),
+            dynos: states.iter().zip(1..).map(dyno).map(Arc::new).collect(),
         }
     }
 

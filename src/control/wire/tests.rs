@@ -34,6 +34,7 @@ fn dyno(name: &str, state: DynoState) -> DynoStatus {
 }
 
 fn shown(dynos: Vec<DynoStatus>) -> StatusResponse {
+    let dynos = dynos.into_iter().map(Arc::new).collect();
     StatusResponse::new(
         &FormationStatus { app: None, release: None, formation: BTreeMap::new(), dynos },
         &LogsStatus::default(),
@@ -83,7 +84,7 @@ fn status_is_what_users_know_and_more() {
         app: Some("myapp".parse().unwrap()),
         release: Some(ReleaseVersion(3)),
         formation: BTreeMap::from([("web".parse().unwrap(), Quantity::ONE)]),
-        dynos: vec![up, crashed],
+        dynos: vec![Arc::new(up), Arc::new(crashed)],
     };
     let usage = |pid| (pid == 4211).then_some(USAGE);
     let status = StatusResponse::new(&status, &troubled_logs(), usage);

@@ -55,7 +55,7 @@ impl Executor {
             Box::pin(async move {
                 let tell = |finding: &String| {
                     let missing = Some(finding.clone());
-                    publish.send_modify(|status| status.health = Health::Booting { missing });
+                    publish.send_modify(|status| Arc::make_mut(status).health = Health::Booting { missing });
                 };
                 prober.until_ready(check, tell).await;
                 Verdict::Ready

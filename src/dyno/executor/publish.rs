@@ -1,5 +1,6 @@
 //! What an executor shows and says of its dyno.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
@@ -54,6 +55,7 @@ impl Executor {
         let crashes = self.state.crashes;
         let (phase, checked) = (self.state.phase, self.readiness.is_some() || self.liveness.is_some());
         self.publish.send_modify(|status| {
+            let status = Arc::make_mut(status);
             status.state = state;
             status.health = match (phase, &status.health) {
                 (Phase::Started(Started::Booting), Health::Booting { missing }) => {

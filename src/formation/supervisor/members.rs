@@ -86,8 +86,8 @@ impl Supervisor {
     pub(super) fn status(&self) -> FormationStatus {
         let there = self.members.values().map(|member| member.handle.status());
         let replaced = |name: &DynoName| self.members.values().any(|member| member.name == *name);
-        let down = self.down.iter().filter(|(name, _)| !replaced(name)).map(|(_, status)| status.clone());
-        let mut dynos: Vec<DynoStatus> = there.chain(down).collect();
+        let down = self.down.iter().filter(|(name, _)| !replaced(name)).map(|(_, status)| Arc::clone(status));
+        let mut dynos: Vec<_> = there.chain(down).collect();
         dynos.sort_by(|a, b| (&a.name, a.release).cmp(&(&b.name, b.release)));
         let release = self.live.as_ref().map(|live| &live.made.release);
         FormationStatus {
@@ -129,7 +129,7 @@ impl Member {
     /// The dyno as a plan sees it. One that has been up for `min_healthy` is healthy.
     pub(super) fn observe(&self, id: Id, now: Instant, min_healthy: Duration) -> Observed<Id> {
         let Self { name, port, generation, leaving, handle, phase: _, _prepared: _ } = self;
-        let status = handle.look();
+        let status = handle.status();
         let (up, failing) = (status.up_since.is_some(), failing(&status));
         let healthy = status.up_since.is_some_and(|since| now >= since + min_healthy);
         let (port, generation, leaving) = (*port, *generation, *leaving);
@@ -138,7 +138,7 @@ impl Member {
 
     /// When it will have been up for `min_healthy`, if it is up and has not been for that long.
     pub(super) fn healthy_at(&self, now: Instant, min_healthy: Duration) -> Option<Instant> {
-        let since = self.handle.look().up_since.filter(|_| !self.leaving)?;
+        let since = self.handle.status().up_since.filter(|_| !self.leaving)?;
         Some(since + min_healthy).filter(|at| *at > now)
     }
 }

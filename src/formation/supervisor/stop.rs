@@ -1,6 +1,7 @@
 //! Stopping dynos for good, as an operator asks.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::Id;
@@ -52,7 +53,7 @@ impl Supervisor {
             .collect();
         for status in waiting {
             names.push(status.name.clone());
-            self.down.insert(status.name.clone(), status);
+            self.down.insert(status.name.clone(), Arc::new(status));
         }
     }
 
