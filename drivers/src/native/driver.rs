@@ -56,7 +56,7 @@ pub struct NativeSettings {
 /// The `native` driver.
 pub struct Native {
     starter: Arc<Starter>,
-    /// What replaces the zygote; it ends with the driver.
+    /// What replaces the zygote, where there is more than one dyno; it ends with the driver.
     _keeper: JoinSet<()>,
 }
 
@@ -83,9 +83,9 @@ impl Native {
         claims.begin_at(turn(&settings.uids));
         let zygote = Arc::new(zygote);
         let mut keeper = JoinSet::new();
-        keeper.spawn(Arc::clone(&zygote).keep());
-        // Last, so that it does not take the processor from the rest.
-        uplink.begin();
+        if !settings.one_off {
+            keeper.spawn(Arc::clone(&zygote).keep());
+        }
         let starter = Starter {
             guardian,
             zygote,
@@ -124,13 +124,17 @@ fn turn(uids: &RangeInclusive<u32>) -> u32 {
 
 /// Sees to it that a stack image has what dynos need to be there.
 fn complete(root: &Path) -> Result<(), BuildError> {
+    let opened = File::open(root);
+    let opened = opened.map_err(|source| BuildError::Io {
+        operation: "open the stack image",
+        path: root.to_owned(),
+        source,
+    })?;
     for place in PLACES {
-        let found = File::open(root)
-            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-            .and_then(|root| match within(&root, place.as_ref()) {
-                Err(Errno::ENOENT) => make_place(&root, place.as_ref(), true),
-                found => found,
-            });
+        let found = match within(&opened, place.as_ref()) {
+            Err(Errno::ENOENT) => make_place(&opened, place.as_ref(), true),
+            found => found,
+        };
         let is_dir = found.and_then(|found| Ok(fstat(&found)?.st_mode & libc::S_IFMT == libc::S_IFDIR));
         let operation = "find or make in the stack image the directory";
         let failed = |source| BuildError::Io { operation, path: root.join(place), source };
@@ -173,6 +177,10 @@ impl DynoDriver for Native {
         let (starter, spec) = (Arc::clone(&self.starter), spec.clone());
         Box::pin(async move {
             let started = Arc::clone(&starter).start(spec).await?;
+            if starter.settings.one_off {
+                // Beside the dyno it ends for nothing; at the end of hsup that would be waited for.
+                starter.zygote.dismiss();
+            }
             let run = NativeRun::new(starter, started);
             Ok(run.map_err(|source| StartError::System { operation: "watch the dyno", source })?
                 as Arc<dyn Run>)

@@ -122,15 +122,18 @@ impl NativeRun {
         *undo = match std::mem::replace(&mut *undo, Undoing::Done) {
             Undoing::NotYet(mut holdings) => {
                 let (dyno, pidfd) = (self.init.dyno().to_owned(), Arc::clone(self.init.pidfd()));
-                // Where the dyno is a one-off one there is nothing to do beside this.
-                let one_off = self.starter.settings.one_off;
-                let waiting = Arc::clone(&self.starter.waiting);
+                // Where the dyno is a one-off one there is nothing to do beside this, and no other will come.
+                let starter = Arc::clone(&self.starter);
+                let one_off = starter.settings.one_off;
                 Undoing::Going(Box::pin(beside(one_off, move || {
+                    if one_off {
+                        starter.uplink.leave();
+                    }
                     holdings.remove_files();
                     reap(&dyno, pidfd.get_ref().as_fd());
                     // While the cgroup is there to tell.
                     let killed = holdings.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0);
-                    waiting.give_back(*holdings);
+                    starter.waiting.give_back(*holdings);
                     killed
                 })))
             }

@@ -24,7 +24,7 @@ use super::protocol::{
     AppDir, Failure, InsideNetwork, ProcessRequest, Request, Scratch, StartRequest, StdioKind,
 };
 use super::run::StartedDyno;
-use super::uplink::{Filter, Uplink};
+use super::uplink::Uplink;
 use super::wires::{Wires, wires};
 use super::zygotes::Zygote;
 use crate::command::shell_line;
@@ -253,10 +253,11 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd, filter) = self.zygote.clone_process(&request, &fds, || self.uplink.filter())?;
+        let (init, pidfd, filtered) = self.zygote.clone_process(&request, &fds, || self.uplink.install())?;
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = self.connect_init(spec, holdings, subnet, init, filter);
+        let ready = filtered.map_err(step("set up the packet filter"));
+        let ready = ready.and_then(|()| self.connect_init(spec, holdings, subnet, init));
         match begin(pidfd.as_fd(), control.as_fd(), ready) {
             // By the time that this is looked for it may be gone.
             Ok((main, notify)) => {
@@ -274,7 +275,6 @@ impl Starter {
         holdings: &mut Holdings,
         subnet: Subnet,
         init: u32,
-        filter: Filter,
     ) -> Result<Option<OwnedFd>, StartError> {
         if let Some(of) = Init::of(init) {
             holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
@@ -291,9 +291,7 @@ impl Starter {
             self.uplink.note_extra(kind);
         }
         let notify = spec.notify.then(|| notify::inside(&netns)).transpose();
-        let notify = notify.map_err(step("make the socket for the dyno's sd_notify"))?;
-        filter.wait().map_err(step("set up the packet filter"))?;
-        Ok(notify)
+        notify.map_err(step("make the socket for the dyno's sd_notify"))
     }
 
     fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {

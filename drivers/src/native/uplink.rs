@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, Once, PoisonError};
 
 use super::error::NativeError;
@@ -21,30 +20,7 @@ pub(super) struct Uplink {
     users: Mutex<Option<Users>>,
     host: String,
     systemd: Option<String>,
-    /// The first installation of the packet filter, for the first dyno.
-    begun: Mutex<Option<Receiver<Installed>>>,
     extra: Once,
-}
-
-type Installed = Result<(), NetworkError>;
-
-/// The packet filter, on its way.
-pub(super) enum Filter {
-    Seen(Installed),
-    Begun(Receiver<Installed>),
-}
-
-impl Filter {
-    /// Waits until packets are filtered.
-    pub(super) fn wait(self) -> Installed {
-        match self {
-            Self::Seen(installed) => installed,
-            Self::Begun(installed) => installed.recv().unwrap_or_else(|_| {
-                let step = "install the packet filter".into();
-                Err(NetworkError::NoAnswer { step })
-            }),
-        }
-    }
 }
 
 impl Uplink {
@@ -53,28 +29,14 @@ impl Uplink {
         let users = Users::join().map_err(|source| NativeError::Network { source })?;
         let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let systemd = fs::read_to_string(SYSTEMD_RESOLV_CONF).ok();
-        let (users, begun) = (Mutex::new(Some(users)), Mutex::new(None));
-        Ok(Self { users, host, systemd, begun, extra: Once::new() })
+        Ok(Self { users: Mutex::new(Some(users)), host, systemd, extra: Once::new() })
     }
 
-    /// Begins to install the packet filter, beside the caller: where one has been removed shortly before, the kernel
-    /// keeps whoever comes next waiting for some milliseconds. To be called within the runtime.
-    pub(super) fn begin(&self) {
-        let (done, installed) = mpsc::channel();
-        let stub = self.stub();
-        tokio::task::spawn_blocking(move || {
-            let _nobody_waits = done.send(install(stub));
-        });
-        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(installed);
-    }
-
-    /// Looks at the packet filter, for each dyno: others than hsup may have removed it with all that the host has, as
-    /// `nft flush ruleset` does.
-    pub(super) fn filter(&self) -> Filter {
-        match self.begun.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(installed) => Filter::Begun(installed),
-            None => Filter::Seen(install(self.stub())),
-        }
+    /// Has the host pass packets on, and filter them. To be called for each dyno: others than hsup may have removed the
+    /// packet filter with all that the host has, as `nft flush ruleset` does.
+    pub(super) fn install(&self) -> Result<(), NetworkError> {
+        forwarding()?;
+        nft::install(self.stub())
     }
 
     /// The loopback address at which the host's own resolver listens, where it has no other.
@@ -98,17 +60,9 @@ impl Uplink {
     }
 }
 
-/// Has the host pass packets on, and filter them.
-fn install(stub: Option<Ipv4Addr>) -> Installed {
-    forwarding()?;
-    nft::install(stub)
-}
-
-impl Drop for Uplink {
-    fn drop(&mut self) {
-        // What was begun ends first, or it would stay.
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let _installed = begun.map(|installed| installed.recv());
+impl Uplink {
+    /// Leaves those who use it, once no dyno is to come; the last one removes it.
+    pub(super) fn leave(&self) {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(users) = users else { return };
         // Whoever comes next waits, and sets it up anew.
@@ -119,5 +73,11 @@ impl Drop for Uplink {
         if let Err(error) = nft::uninstall() {
             tracing::error!("failed to remove the packet filter: {}", crate::explain(&error));
         }
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

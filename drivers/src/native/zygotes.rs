@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -104,6 +105,11 @@ impl Zygote {
         Err(system("hear the zygote, from which dynos are cloned (it was killed, and has been replaced)")(
             unanswered,
         ))
+    }
+
+    /// Has the zygote end: nobody will ask it for anything. Whoever does has it replaced.
+    pub(super) fn dismiss(&self) {
+        let _ended_already = self.line().now.socket.shutdown(Shutdown::Both);
     }
 
     /// Replaces the zygote whenever it has ended.
