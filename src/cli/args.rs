@@ -3,6 +3,7 @@
 //! which also looks at the environment.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _};
 
@@ -29,14 +30,17 @@ impl CommandLine {
     /// What clap says, which may also be the help text or the version.
     pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let line: Vec<OsString> = argv.into_iter().collect();
-        // What is said of a mistake, and the help, are of the whole grammar.
-        let matches = command_of(&line)
-            .try_get_matches_from(&line)
-            .or_else(|_| command().try_get_matches_from(&line))?;
-        let mut options = Options::from_arg_matches(&matches)?;
-        let mut before = &matches;
-        while let Some((_, after)) = before.subcommand() {
-            options = Options::from_arg_matches(after)?.or(options);
+        let mut grammar = command_of(&line);
+        let matches = grammar.try_get_matches_from_mut(&line).or_else(|_| {
+            // What is said of a mistake, and the help, are of the whole grammar.
+            grammar = command();
+            grammar.try_get_matches_from_mut(&line)
+        })?;
+        let mut options = Options::of(&grammar, &matches)?;
+        let (mut taken, mut before) = (&grammar, &matches);
+        while let Some((name, after)) = before.subcommand() {
+            taken = taken.find_subcommand(name).expect("clap finds none but those that there are");
+            options = Options::of(taken, after)?.or(options);
             before = after;
         }
         Ok(Self { options, command: Hsup::from_arg_matches(&matches)?.command })
@@ -49,18 +53,29 @@ pub fn command() -> clap::Command {
     hsup.mut_subcommands(with_options)
 }
 
-/// What of the grammar a line can be taken apart with: only a command that is one of its words can be meant, and all
-/// options of all commands would take longer to make than most of what follows.
+/// What of the grammar a line can be taken apart with. Options take longer to make than most of what follows, and only
+/// a command that is one of the words can be meant, and has options only where a word behind it looks like one.
 fn command_of(line: &[OsString]) -> clap::Command {
+    fn looks_like_option(word: &OsString) -> bool {
+        word.as_bytes().starts_with(b"-")
+    }
     fn with_options_if_said(command: clap::Command, line: &[OsString]) -> clap::Command {
-        let is_said = |name: &str| line.iter().any(|word| word == name);
-        if !is_said(command.get_name()) && !command.get_all_aliases().any(is_said) {
-            return command;
-        }
-        let command = Options::augment_args(command).args_override_self(true);
+        let is_name = |word: &OsString| {
+            word == command.get_name() || command.get_all_aliases().any(|alias| word == alias)
+        };
+        let Some(at) = line.iter().position(is_name) else { return command };
+        let command = match line.iter().skip(at).any(looks_like_option) {
+            true => Options::augment_args(command).args_override_self(true),
+            false => command,
+        };
         command.mut_subcommands(|command| with_options_if_said(command, line))
     }
-    Options::augment_args(Hsup::command()).mut_subcommands(|command| with_options_if_said(command, line))
+    let hsup = Hsup::command();
+    let hsup = match line.get(1).is_some_and(looks_like_option) {
+        true => Options::augment_args(hsup),
+        false => hsup,
+    };
+    hsup.mut_subcommands(|command| with_options_if_said(command, line))
 }
 
 /// A command, and the commands below it, with the options that every command takes.
@@ -96,7 +111,7 @@ struct Hsup {
 
 // The options that every command takes, as they were given. They have no `Debug`, since one is a secret.
 // (A doc comment would become the description of every command.)
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct Options {
     /// The app [env: HSUP_APP]
     #[arg(short, long, value_name = "APP")]
@@ -260,6 +275,12 @@ pub(super) struct Options {
 }
 
 impl Options {
+    /// The options that a command was given, where it takes any.
+    fn of(command: &clap::Command, matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let takes_any = command.get_arguments().any(|arg| arg.get_id() == "app");
+        if takes_any { Self::from_arg_matches(matches) } else { Ok(Self::default()) }
+    }
+
     /// These options, and for those that are missing the others; repeatable ones add up, the others' first.
     fn or(self, others: Self) -> Self {
         Self {

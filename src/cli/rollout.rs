@@ -24,7 +24,7 @@ const BOOT_TIMEOUTS: [Duration; 2] = [Duration::from_millis(100), Duration::from
 const MIN_HEALTHY_TIMES: [Duration; 2] = [Duration::ZERO, Duration::from_secs(3600)];
 
 // The flags, as they were given.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct RolloutFlags {
     /// How dynos of a type, or of all, show that they are ready: port, http=/PATH, command=CMD, log=TEXT, notify or
     /// none, after settings such as period=5s,timeout=1s; may be repeated [env: HSUP_READINESS, one a line]
