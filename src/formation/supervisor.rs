@@ -47,6 +47,8 @@ pub struct Supervisor {
     notes: Notes,
     /// The quantities that an operator has asked for.
     scale: BTreeMap<ProcessType, Quantity>,
+    /// The release that came last.
+    considered: Option<Arc<Release>>,
     live: Option<Live>,
     /// The last release that was good, until the one that is live is.
     fallback: Option<Live>,
@@ -65,8 +67,8 @@ pub struct Supervisor {
     /// run once and have run. Each as it was last seen.
     down: BTreeMap<DynoName, Arc<DynoStatus>>,
     stopping: Vec<Stopping>,
-    /// Whether an operator has ever stopped a dyno: only then may it be over because none is left.
-    stopped_by_operator: bool,
+    /// Whether what ended last is what an operator has stopped: only then may it be over because nothing is left.
+    stopped_last: bool,
     shutdown: Shutdown,
     outcome: Option<Outcome>,
     highest_exit: u8,
@@ -99,6 +101,7 @@ impl Supervisor {
             logs,
             notes,
             scale: BTreeMap::new(),
+            considered: None,
             live: None,
             fallback: None,
             generation: Generation::default(),
@@ -110,7 +113,7 @@ impl Supervisor {
             tasks: JoinSet::new(),
             down: BTreeMap::new(),
             stopping: Vec::new(),
-            stopped_by_operator: false,
+            stopped_last: false,
             shutdown: Shutdown::No,
             outcome: None,
             highest_exit: 0,
@@ -167,6 +170,9 @@ impl Supervisor {
             self.handle(event);
             self.reconcile();
             if let Some(outcome) = self.finished() {
+                if outcome == Outcome::Stopped && self.shutdown == Shutdown::No {
+                    tracing::info!("ending: an operator has stopped everything");
+                }
                 return outcome;
             }
         }
@@ -216,7 +222,12 @@ impl Supervisor {
     /// A release has come: it is live at once if only its scale or its drain is new, else it is prepared.
     fn consider(&mut self, Arrival { release, phase_done, scale }: Arrival) {
         self.scale = scale;
-        let desired = match self.fit(&release) {
+        let fitted = self.fit(&release);
+        let last = self.considered.replace(Arc::clone(&release));
+        if last.is_some_and(|last| Arc::ptr_eq(&last, &release)) {
+            self.rescale_live();
+        }
+        let desired = match fitted {
             Ok(desired) => desired,
             Err(error) => {
                 tracing::error!("release {} is refused: {error}; what runs goes on", release.version);
@@ -249,6 +260,16 @@ impl Supervisor {
                 let state = PreparingState::Working(self.preparer.prepare(Arc::clone(&release)));
                 self.preparing = Some(Preparing { release, desired, phase_done, failures: 0, state });
             }
+        }
+    }
+
+    /// An operator has asked for another scale: what runs has it at once, whatever else is on its way.
+    fn rescale_live(&mut self) {
+        let Some(release) = self.live.as_ref().map(|live| Arc::clone(&live.made.release)) else { return };
+        let Ok((desired, None)) = self.fit_to(&release, &self.scale) else { return };
+        self.down.retain(|name, _| desired.iter().any(|dyno| dyno.name == *name));
+        if let Some(live) = &mut self.live {
+            live.rescale(release, desired);
         }
     }
 
@@ -355,7 +376,7 @@ impl Supervisor {
         if self.runs_once() {
             return Some(Outcome::Finished(self.highest_exit));
         }
-        self.stopped_by_operator.then_some(Outcome::Stopped)
+        self.stopped_last.then_some(Outcome::Stopped)
     }
 }
 

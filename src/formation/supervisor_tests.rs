@@ -316,6 +316,29 @@ async fn scaling_to_nothing_is_not_the_end_even_where_something_was_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_scaling_to_what_an_operator_has_stopped_is_not_the_end() {
+    let mut bench = Bench::start(Network::Isolated, &[]);
+    bench.release(1, &[("clock", 1), ("worker", 1)]);
+    let (clock, worker) = (bench.next("clock.1").await, bench.next("worker.1").await);
+    let handle = bench.handle.clone();
+    let stop = tokio::spawn(async move { handle.stop(vec!["clock".parse().unwrap()]).await });
+    while clock.signals().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    clock.exit(Exit::Code(0), true);
+    assert_eq!(stop.await.unwrap().unwrap().len(), 1);
+    bench.release(1, &[("clock", 1), ("worker", 0)]);
+    while worker.signals().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    worker.exit(Exit::Code(0), true);
+    bench.nothing_starts().await;
+    assert!(!bench.task.is_finished());
+    bench.release(1, &[("clock", 1), ("worker", 2)]);
+    bench.next("worker.1").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dyno_that_waits_for_its_predecessor_can_be_stopped() {
     let mut bench = Bench::start(Network::Host, &[]);
     bench.release(1, &[("web", 1), ("worker", 1)]);

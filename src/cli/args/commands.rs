@@ -39,7 +39,7 @@ pub(in crate::cli) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
-    /// Stop dynos of a running hsup for good
+    /// Stop dynos of a running hsup for good; when all have been stopped, hsup ends
     Stop {
         /// The dynos (web.1) or process types (web) to stop
         #[arg(value_name = "DYNO|TYPE")]

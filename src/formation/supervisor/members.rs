@@ -108,7 +108,8 @@ impl Supervisor {
         if member.phase {
             return self.phase_ended(id, last_exit);
         }
-        if self.runs_once() || self.down.contains_key(&member.name) {
+        self.stopped_last = self.down.contains_key(&member.name);
+        if self.runs_once() || self.stopped_last {
             self.down.insert(member.name, member.handle.status());
         }
         let status = match last_exit.map(|exit| &exit.how) {

@@ -41,7 +41,7 @@ impl Supervisor {
     }
 
     /// The same for these quantities, and why they would be given up.
-    fn fit_to(
+    pub(super) fn fit_to(
         &self,
         release: &Release,
         scale: &BTreeMap<ProcessType, Quantity>,

@@ -35,7 +35,7 @@ impl Supervisor {
         }
         stopping.names.sort();
         stopping.names.dedup();
-        self.stopped_by_operator |= !stopping.names.is_empty();
+        self.stopped_last |= !stopping.names.is_empty();
         self.stopping.push(stopping);
         self.answer_stops();
     }
