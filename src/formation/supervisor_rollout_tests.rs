@@ -167,3 +167,55 @@ async fn a_rolling_restart_is_one_time_only() {
     bench.next("web.2").await;
     assert_eq!(before.elapsed(), Duration::ZERO, "it is replaced as what rolls is");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_is_scaled_while_another_release_is_on_its_way_or_refused() {
+    let builds = [true, false, false, false, false, false, false, false, false, false, false];
+    let unprepared = r#"{"Version":2,"Processes":[{"Type":"web","Args":["y"]}]}"#;
+    let refused =
+        r#"{"Version":2,"Env":{"PORT":"65535"},"Processes":[{"Type":"web","Quantity":2,"Args":["x"]}]}"#;
+    for next in [unprepared, refused] {
+        let mut bench = Bench::start(Network::Host, &builds);
+        bench.release(1, &[("web", 1)]);
+        bench.next("web.1").await;
+        let release = Arc::new(control_file::parse(next.as_bytes(), &AppName::unnamed()).unwrap().release);
+        bench.releases.send_replace(Some(Arrival { release, phase_done: false, scale: BTreeMap::new() }));
+        bench.handle.status().await.unwrap();
+        bench.releases.send_modify(|arrival| {
+            let three = 3.try_into().unwrap();
+            arrival.as_mut().unwrap().scale = BTreeMap::from([("web".parse().unwrap(), three)]);
+        });
+        bench.next("web.2").await;
+        bench.next("web.3").await;
+        assert_eq!(bench.handle.status().await.unwrap().release.unwrap().to_string(), "v1", "{next}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_good_without_the_dynos_that_an_operator_has_stopped() {
+    let mut bench = Bench::start(Network::Isolated, &[]);
+    bench.release(1, &[("clock", 1), ("worker", 1)]);
+    let old = [bench.next("clock.1").await, bench.next("worker.1").await];
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    bench.release(2, &[("clock", 1), ("worker", 1)]);
+    let clock = bench.next("clock.1").await;
+    let worker = bench.next("worker.1").await;
+    old.iter().for_each(|old| old.exit(Exit::Code(0), true));
+    let handle = bench.handle.clone();
+    let stop = tokio::spawn(async move { handle.stop(vec!["clock".parse().unwrap()]).await.unwrap() });
+    while clock.signals().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    clock.exit(Exit::Code(0), true);
+    assert_eq!(stop.await.unwrap().len(), 1);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // weeks later
+    worker.exit(Exit::Code(1), true);
+    crash(&mut bench, "worker.1").await;
+    bench.next("worker.1").await;
+    assert_eq!(
+        bench.live.borrow().as_ref().unwrap().version.0,
+        2,
+        "it has been good, and is not gone back from"
+    );
+}

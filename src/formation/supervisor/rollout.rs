@@ -96,7 +96,7 @@ impl Supervisor {
         let now = Instant::now();
         let observed: Vec<Observed<Id>> =
             self.formation().map(|(id, member)| member.observe(*id, now, Duration::ZERO)).collect();
-        !live.bad && matches!(judge(&live.desired, &observed), Verdict::Good)
+        !live.bad && matches!(judge(&self.not_down(live), &observed), Verdict::Good)
     }
 
     /// Whether it matters what becomes of single dynos: not all of them are what they should be.
@@ -112,12 +112,11 @@ impl Supervisor {
         }
         let Some(live) = &self.live else { return };
         let (now, min_healthy) = (Instant::now(), self.settings.rollout.min_healthy);
-        let desired: Vec<Desired> =
-            live.desired.iter().filter(|dyno| !self.down.contains_key(&dyno.name)).cloned().collect();
+        let desired = self.not_down(live);
         let observed: Vec<Observed<Id>> =
             self.formation().map(|(id, member)| member.observe(*id, now, min_healthy)).collect();
         if self.is_rolling_out() && !self.runs_once() {
-            match judge(&live.desired, &observed) {
+            match judge(&desired, &observed) {
                 Verdict::Good => self.is_good(),
                 Verdict::Bad { dyno, why } if self.fallback.is_some() => {
                     self.roll_back(&dyno, &why);
@@ -143,6 +142,11 @@ impl Supervisor {
             // those that came up together are looked at together
             self.look_at = times.min().map(|at| at + LOOK);
         }
+    }
+
+    /// The dynos that should be of a release and that nobody has stopped.
+    fn not_down(&self, live: &Live) -> Vec<Desired> {
+        live.desired.iter().filter(|dyno| !self.down.contains_key(&dyno.name)).cloned().collect()
     }
 
     /// The dynos that are part of the formation.
