@@ -1,6 +1,8 @@
 //! How dynos show that they are ready and well, and what becomes of those that are not.
 
-use hsup_ftest::Room;
+use std::net::TcpListener;
+
+use hsup_ftest::{Room, isolated_network};
 use serde_json::{Value, json};
 
 /// Answers every request with 200 until the file that `SICK` names is there, and then with 500.
@@ -52,6 +54,27 @@ fn a_web_dyno_that_does_not_listen_in_time_is_started_anew_and_says_why() {
     let ended = room.bare(["explain", "web.1", "-s"]).arg(room.socket()).end();
     let why = format!("since it was not ready in time (R10): nothing listens on port {}", port(1));
     assert!(ended.stdout.contains(&why), "{}", ended.stdout);
+}
+
+#[test]
+fn what_another_process_listens_on_says_nothing_of_a_dyno() {
+    let room = Room::new();
+    let other = TcpListener::bind(("127.0.0.1", port(9).parse().unwrap())).expect("the port is free");
+    // it waits for the port, as few servers do
+    let listens = "while ! python3 -m http.server $PORT; do sleep 0.1; done";
+    room.release(&room.app().env("PORT", &port(9)).process("web", listens, 1));
+    let hsup = room.hsup(["start"]).env("HSUP_READINESS", "").up();
+    let is_up = |dyno: &Value| dyno["State"] == "up" && dyno["Health"] == "healthy";
+    if isolated_network() {
+        hsup.wait_dyno("web.1", "is up on a port of its own", is_up);
+        return;
+    }
+    let says = format!("another process of this host listens on port {}", port(9));
+    let dyno = hsup.wait_dyno("web.1", "says why it is not up", |dyno| dyno["Missing"] == says);
+    assert_eq!((&dyno["State"], &dyno["Health"]), (&json!("starting"), &json!("booting")), "{dyno}");
+    hsup.wait_line(&format!("web.1: Another process of this host listens on port {}: end it", port(9)));
+    drop(other);
+    hsup.wait_dyno("web.1", "is up", is_up);
 }
 
 #[test]

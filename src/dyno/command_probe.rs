@@ -119,6 +119,8 @@ async fn discard(Output { stdout, stderr }: Output) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use hsup_drivers::{DynoDriver, KillSignal, Limits, Network};
 
     use super::*;
@@ -199,7 +201,8 @@ mod tests {
     async fn a_command_that_cannot_be_started_says_nothing_of_the_dyno() {
         let unwell = async |check: &str| {
             let (commands, mut runs) = probes().await;
-            let prober = Prober { address: ([127, 0, 0, 1], 5000).into(), commands, signs: Signs::new() };
+            let (address, taken) = (([127, 0, 0, 1], 5000).into(), AtomicBool::new(false));
+            let prober = Prober { address, commands, signs: Signs::new(), taken };
             let check = check.parse::<CheckText>().unwrap().0.unwrap();
             let fails = async {
                 while let Some((_, command)) = runs.recv().await {

@@ -106,6 +106,7 @@ impl Dyno {
             liveness: self.liveness,
             changes: self.changes,
             checking: None,
+            port_taken: false,
             signs: Signs::new(),
             notify: None,
             doom: None,
@@ -180,6 +181,8 @@ struct Executor {
     commands: TaskTracker,
     /// The check of the run, while it boots or is up.
     checking: Option<BoxFuture<'static, Verdict>>,
+    /// Whether another process of the host had the port of the run before that was started.
+    port_taken: bool,
     /// What the run says of itself.
     signs: Signs,
     /// Where it says so.
@@ -271,6 +274,7 @@ impl Executor {
                 self.doom = None;
                 self.spawned = Some((Instant::now(), Duration::ZERO));
                 self.tell_restart(run);
+                self.look_at_port();
                 let (driver, spec) = (Arc::clone(&self.driver), Arc::clone(&self.spec));
                 self.running = Running::Start(Box::pin(async move { driver.start(&spec).await }));
             }

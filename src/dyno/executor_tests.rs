@@ -243,10 +243,9 @@ fn free_port() -> u16 {
 }
 
 /// Answers every request with this status, for as long as the test runs.
-async fn answering(status: &'static str) -> u16 {
+async fn answer(port: u16, status: &'static str) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1024];
@@ -255,7 +254,6 @@ async fn answering(status: &'static str) -> u16 {
             let _closed = stream.write_all(answer.as_bytes()).await;
         }
     });
-    port
 }
 
 #[tokio::test]
@@ -310,9 +308,10 @@ async fn a_dyno_that_never_gets_ready_is_not_tried_again_and_again_at_once() {
 async fn what_a_server_answers_counts() {
     for (status, good) in [("204 No Content", true), ("302 Found", true), ("503 Service Unavailable", false)]
     {
-        let port = answering(status).await;
+        let port = free_port();
         let mut bench = Bench::checked(false, &[], port, Some("http=/up"), None);
         bench.runs.recv().await.unwrap();
+        answer(port, status).await;
         let expected = if good {
             Health::Healthy
         } else {
@@ -324,11 +323,11 @@ async fn what_a_server_answers_counts() {
 
 #[tokio::test]
 async fn a_dyno_that_is_no_longer_well_is_restarted() {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let port = free_port();
     let liveness = Some("period=10ms,failure-threshold=2,port");
     let mut bench = Bench::checked(false, &[], port, Some("port"), liveness);
     let (_, run) = bench.runs.recv().await.unwrap();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     bench.reach(DynoState::Up).await;
     drop(listener);
     bench.reach(DynoState::Restarting).await;

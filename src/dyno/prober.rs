@@ -3,6 +3,8 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -11,6 +13,9 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::ReuseAddr,
+};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -40,6 +45,8 @@ pub(super) struct Prober {
     pub(super) commands: CommandProbes,
     /// What the run has said by itself.
     pub(super) signs: Signs,
+    /// Whether somebody else listened on its port when it was started, and has been heard there ever since.
+    pub(super) taken: AtomicBool,
 }
 
 /// What is wrong.
@@ -168,6 +175,11 @@ impl Prober {
             }
             connected => connected,
         };
+        if connected.is_err() {
+            self.taken.store(false, Ordering::Relaxed);
+        } else if self.taken.load(Ordering::Relaxed) {
+            return Err(Failed::Unwell(format!("another process of this host listens on port {port}")));
+        }
         connected.map_err(|error| {
             if error.kind() == ErrorKind::ConnectionRefused {
                 Failed::Unwell(format!("nothing listens on port {port}"))
@@ -209,6 +221,18 @@ impl Prober {
         let good = StatusCode::OK..StatusCode::BAD_REQUEST;
         if good.contains(&status) { Ok(()) } else { Err(format!("GET {shown} was answered with {status}")) }
     }
+}
+
+/// Whether somebody listens on a port of this host. To be asked before a dyno that is to listen there is started: later
+/// one cannot be told from the other.
+pub(super) fn is_taken(port: u16) -> bool {
+    let bound =
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).and_then(|socket| {
+            // with it only a socket that listens is in the way
+            setsockopt(&socket, ReuseAddr, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))
+        });
+    bound == Err(Errno::EADDRINUSE)
 }
 
 /// Whether this is what hsup, or the host, has too little of, whatever the dyno does.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use hsup_drivers::{BoxFuture, DynoSpec, Network, Run};
 use tracing::Level;
@@ -9,7 +10,7 @@ use tracing::Level;
 use super::super::command_probe::CommandProbes;
 use super::super::fsm::{Input, Phase, Started};
 use super::super::notify_socket::NotifySocket;
-use super::super::prober::Prober;
+use super::super::prober::{Prober, is_taken};
 use super::super::signs::Signs;
 use super::super::status::{Health, Why};
 use super::Executor;
@@ -49,6 +50,7 @@ impl Executor {
                 tasks: self.commands.clone(),
             },
             signs: self.signs.clone(),
+            taken: AtomicBool::new(started == Started::Booting && self.port_taken),
         };
         self.checking = Some(if started == Started::Booting {
             let publish = self.publish.clone();
@@ -63,6 +65,23 @@ impl Executor {
         } else {
             Box::pin(async move { Verdict::Unwell(prober.until_unwell(check).await) })
         });
+    }
+
+    /// Looks before a run whether its port is another process's already: what answers there would say nothing of it.
+    pub(super) fn look_at_port(&mut self) {
+        let by_port = |check: &Check| matches!(check.probe, Probe::Port | Probe::Http(_));
+        let shares_ports = self.driver.network() == Network::Host;
+        self.port_taken =
+            shares_ports && self.readiness.as_ref().is_some_and(by_port) && is_taken(self.spec.port);
+        if self.port_taken {
+            let port = self.spec.port;
+            self.say(
+                Level::WARN,
+                &format!(
+                    "Another process of this host listens on port {port}: end it, or give the app another PORT"
+                ),
+            );
+        }
     }
 
     pub(super) fn judge(&mut self, verdict: Verdict) -> Input {
