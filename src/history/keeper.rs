@@ -286,7 +286,10 @@ impl Keeper {
     /// nothing does, that is the last good one, if the bad one never was.
     fn note_bad(&mut self, bad: &Arc<Release>, why: String, fallback: Option<Arc<Release>>) {
         let never_good = !self.history.was_good(bad);
-        self.history.judge(bad, Verdict::Bad { why });
+        // one that was good, and with nothing better at hand, is tried on: what is wrong is not known to be its own fault
+        if never_good || fallback.is_some() {
+            self.history.judge(bad, Verdict::Bad { why });
+        }
         if let Some(fallback) = &fallback {
             self.live = Some(Arc::clone(fallback));
         }

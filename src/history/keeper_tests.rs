@@ -106,6 +106,25 @@ async fn with_nothing_running_before_the_last_good_one_of_the_history_takes_over
 }
 
 #[tokio::test]
+async fn a_release_that_was_good_is_not_gone_back_from_however_often_hsup_starts_in_vain() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
+    for good in [1, 2] {
+        bench.come(good).await;
+        bench.notes.tell(Note::Good(release(good)));
+    }
+    bench.heard().await;
+    for _ in 0..2 {
+        // its database is down
+        bench = Bench::start(Place::Keep(temp.path().to_owned()));
+        bench.come(2).await;
+        bench.bad(2, None);
+        bench.heard().await;
+        assert_eq!(bench.published(), 2);
+    }
+}
+
+#[tokio::test]
 async fn the_history_of_an_app_without_a_name_is_not_on_disk() {
     let temp = tempfile::tempdir().unwrap();
     for (app, kept) in [(AppName::unnamed(), false), ("myapp".parse().unwrap(), true)] {
