@@ -115,3 +115,14 @@ fn a_process_type_comes_and_another_goes_with_a_release() {
     hsup.wait_dyno("worker.1", "is gone", Value::is_null);
     hsup.wait_dyno("web.1", "is of v2", |dyno| dyno["Release"] == "v2");
 }
+
+#[test]
+fn the_release_phase_which_heroku_has_run_is_not_run_again() {
+    let room = Room::new();
+    let api = FakeHeroku::start(&room, "myapp");
+    api.deploy(&[("version", "one\n")], &[TYPES[0], ("release", "echo migrating")], &[]);
+    let hsup = room.heroku(&api, ["start", "--whole-formation"]).up();
+    hsup.wait_up("web.1");
+    assert_eq!(hsup.lines("migrating").len(), 0, "{}", hsup.printed());
+    assert_eq!(hsup.lines("release.1").len(), 0, "{}", hsup.printed());
+}

@@ -275,8 +275,9 @@ fn config_vars(info: &ConfigInfo, warnings: &mut Vec<String>) -> ConfigVars {
     vars
 }
 
-/// The process types of the slug with the quantities of the formation, and those that only the formation has:
-/// `web` first, then by name, so that each keeps its port whatever the order of the answer.
+/// The process types of the slug with the quantities of the formation, and those that only the formation has, but for
+/// those of one-off dynos and of the release phase: `web` first, then by name, so that each keeps its port whatever the
+/// order of the answer.
 fn formation(slug: &SlugInfo, entries: &[FormationEntry], warnings: &mut Vec<String>) -> Formation {
     let of_slug = slug.process_types.iter().flatten();
     let only_here = entries
@@ -292,8 +293,10 @@ fn formation(slug: &SlugInfo, entries: &[FormationEntry], warnings: &mut Vec<Str
     types.sort_by_key(|(name, _)| (*name != "web", *name));
     let mut formation = Formation::default();
     for (name, command) in types {
-        // the size of one-off dynos stands in the formation of some apps
-        if name == ProcessType::run().as_str() {
+        // the size of one-off dynos stands in the formation of some apps, and Heroku has run the release phase before a
+        // release has succeeded: that is once for the app, not once for each host of it
+        let is_release_phase = name.parse().is_ok_and(|name: ProcessType| name.is_release_phase());
+        if name == ProcessType::run().as_str() || is_release_phase {
             continue;
         }
         let quantity =
