@@ -100,6 +100,30 @@ fn a_stale_release_is_replaced_by_the_one_that_came_meanwhile() {
 }
 
 #[test]
+fn what_was_rolled_back_stays_so_when_hsup_starts_while_the_api_is_down() {
+    let room = Room::new();
+    let api = FakeHeroku::start(&room, "myapp");
+    api.deploy(&[("version", "one\n")], &[WEB], &[("N", "one")]);
+    let hsup = room.heroku(&api, ["start"]).up();
+    hsup.wait_line("web.1 | number one");
+    api.set_config(&[("N", "two")]);
+    hsup.wait_line("web.1 | number two");
+    let rolled_back = room.bare(["rollback", "v1", "-s"]).arg(room.socket()).end();
+    assert_eq!(rolled_back.code, 0, "{}", rolled_back.stderr);
+    hsup.wait_nth_line("web.1 | number one", 2);
+    assert_eq!(hsup.stop().code, 0);
+    api.down();
+    let hsup = room.heroku(&api, ["start"]).up();
+    hsup.wait_line("web.1 | number one");
+    let pid = hsup.wait_up("web.1");
+    api.up();
+    api.wait_polls(2);
+    assert_eq!((hsup.dyno_pid("web.1"), hsup.lines("number two").len()), (pid, 0), "{}", hsup.printed());
+    api.set_config(&[("N", "three")]);
+    hsup.wait_line("web.1 | number three");
+}
+
+#[test]
 fn no_stale_release_runs_if_so_asked() {
     at_once([true, false], |by_flag| {
         let room = Room::new();

@@ -14,6 +14,7 @@ use crate::blocking::blocking;
 use crate::events::{Events, ReleaseNews, What};
 use crate::explain;
 use crate::model::{AppName, ProcessType, Quantity, Release, ReleaseVersion};
+use crate::sources::Published;
 
 /// How many commands may wait before a caller waits with them.
 const MAILBOX: usize = 16;
@@ -199,7 +200,7 @@ impl Keeper {
     pub fn start(
         place: Place,
         forget_scale: bool,
-        releases: watch::Receiver<Option<Arc<Release>>>,
+        releases: watch::Receiver<Option<Published>>,
         events: Events,
     ) -> (watch::Receiver<Option<Arrival>>, Notes, HistoryHandle, impl Future<Output = ()> + Send) {
         let (arrivals, arriving) = watch::channel(None);
@@ -221,7 +222,7 @@ impl Keeper {
 
     async fn keep(
         mut self,
-        mut releases: watch::Receiver<Option<Arc<Release>>>,
+        mut releases: watch::Receiver<Option<Published>>,
         mut notes: mpsc::UnboundedReceiver<Note>,
         mut commands: mpsc::Receiver<Command>,
     ) {
@@ -232,9 +233,9 @@ impl Keeper {
                 Some(note) = notes.recv() => self.note(note).await,
                 changed = releases.changed(), if source_is_open => match changed {
                     Ok(()) => {
-                        let release = releases.borrow_and_update().clone();
-                        if let Some(release) = release {
-                            self.take(release).await;
+                        let published = releases.borrow_and_update().clone();
+                        if let Some(published) = published {
+                            self.take(published).await;
                         }
                     }
                     Err(_) => source_is_open = false,
@@ -245,10 +246,16 @@ impl Keeper {
         }
     }
 
-    /// The source has a release.
-    async fn take(&mut self, newest: Arc<Release>) {
-        if !self.loaded {
-            self.load(&newest).await;
+    /// The source has a release, or cannot be asked whether it has another one by now.
+    async fn take(&mut self, Published { release, stale }: Published) {
+        let was_loaded = self.loaded;
+        if !was_loaded {
+            self.load(&release).await;
+        }
+        let newest = if stale { self.history.last_known(release) } else { release };
+        // a source that can be asked again may have what it had before
+        if was_loaded && self.newest.as_ref() == Some(&newest) {
+            return;
         }
         let chosen = self.history.choose(&newest);
         if !chosen.needs_no_restart(&newest) {

@@ -4,7 +4,7 @@ use super::*;
 use crate::sources::control_file;
 
 struct Bench {
-    releases: watch::Sender<Option<Arc<Release>>>,
+    releases: watch::Sender<Option<Published>>,
     arrivals: watch::Receiver<Option<Arrival>>,
     notes: Notes,
     handle: HistoryHandle,
@@ -31,8 +31,12 @@ impl Bench {
 
     /// The source has this release, and it goes to the supervisor.
     async fn come(&mut self, version: u64) {
-        self.releases.send_replace(Some(release(version)));
+        self.send(version, false);
         self.next().await;
+    }
+
+    fn send(&self, version: u64, stale: bool) {
+        self.releases.send_replace(Some(Published { release: release(version), stale }));
     }
 
     /// The version that goes to the supervisor next.
@@ -81,7 +85,8 @@ async fn a_newer_release_is_not_held_back_by_what_was_wrong_with_the_one_before(
     bench.heard().await;
     assert_eq!(bench.published(), 3);
     // as a source that gives the same again does
-    bench.come(3).await;
+    bench.send(3, false);
+    bench.heard().await;
     assert_eq!(bench.published(), 3);
 }
 
@@ -125,12 +130,50 @@ async fn a_release_that_was_good_is_not_gone_back_from_however_often_hsup_starts
 }
 
 #[tokio::test]
+async fn a_start_while_the_source_cannot_be_asked_forgets_no_way_back() {
+    let temp = tempfile::tempdir().unwrap();
+    for stale in [1, 2] {
+        let dir = temp.path().join(stale.to_string());
+        let mut bench = Bench::start(Place::Keep(dir.clone()));
+        bench.come(1).await;
+        bench.come(2).await;
+        bench.handle.rollback(Some(ReleaseVersion(1))).await.unwrap();
+        assert_eq!(bench.next().await, 1);
+        bench.heard().await;
+        // that which went live last may be kept a moment later than that it was rolled back
+        bench = Bench::start(Place::Keep(dir));
+        bench.send(stale, true);
+        assert_eq!(bench.next().await, 1);
+        // as it is when an operator goes elsewhere meanwhile
+        bench.handle.rollback(Some(ReleaseVersion(1))).await.unwrap();
+        bench.next().await;
+        bench.send(2, false);
+        bench.heard().await;
+        assert_eq!(bench.published(), 1);
+        bench.come(3).await;
+        assert_eq!(bench.published(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_can_be_asked_again_is_believed() {
+    let mut bench = Bench::start(Place::Memory);
+    bench.send(1, true);
+    assert_eq!(bench.next().await, 1);
+    bench.send(1, false);
+    bench.heard().await;
+    assert!(!bench.arrivals.has_changed().unwrap(), "what runs is what it has");
+    bench.come(2).await;
+    assert_eq!(bench.published(), 2);
+}
+
+#[tokio::test]
 async fn the_history_of_an_app_without_a_name_is_not_on_disk() {
     let temp = tempfile::tempdir().unwrap();
     for (app, kept) in [(AppName::unnamed(), false), ("myapp".parse().unwrap(), true)] {
         let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
         let release = Release { app, ..Release::clone(&release(1)) };
-        bench.releases.send_replace(Some(Arc::new(release)));
+        bench.releases.send_replace(Some(Published { release: Arc::new(release), stale: false }));
         bench.next().await;
         bench.heard().await;
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().next().is_some(), kept);

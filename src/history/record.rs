@@ -68,6 +68,11 @@ impl History {
         &self.entries
     }
 
+    /// What the source had when it was last asked, where this release is the last one that went live.
+    pub fn last_known(&self, live: Arc<Release>) -> Arc<Release> {
+        self.pin.as_ref().map_or(live, |pin| Arc::clone(&pin.instead_of))
+    }
+
     /// What is to run now that the source has this release.
     pub fn choose(&mut self, newest: &Arc<Release>) -> Arc<Release> {
         match &self.pin {

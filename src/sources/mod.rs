@@ -13,9 +13,9 @@ mod reread;
 
 pub use last_good::LastGood;
 pub use looks::{LookCounts, Looks};
-pub use release_source::{GaveUp, Link, ReleaseSender, ReleaseSource};
+pub use release_source::{GaveUp, Link, Published, ReleaseSender, ReleaseSource};
 pub use reread::{Reread, Wish};
 
-use publish::publish;
+use publish::{publish, publish_stale};
 #[cfg(test)]
 use release_source::link;

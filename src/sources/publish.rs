@@ -2,16 +2,25 @@
 
 use std::sync::Arc;
 
-use super::ReleaseSender;
+use super::{Published, ReleaseSender};
 use crate::model::Release;
 
-/// Publishes a release unless it is the one in force; tells whether it was published.
+/// Publishes what the source has unless it is the release in force; tells whether it was published.
 pub(super) fn publish(releases: &ReleaseSender, release: Release) -> bool {
+    send(releases, release, false)
+}
+
+/// Publishes what went live here last, while the source cannot be asked.
+pub(super) fn publish_stale(releases: &ReleaseSender, release: Release) -> bool {
+    send(releases, release, true)
+}
+
+fn send(releases: &ReleaseSender, release: Release, stale: bool) -> bool {
     releases.send_if_modified(|current| {
-        if current.as_deref() == Some(&release) {
+        if current.as_ref().is_some_and(|current| *current.release == release && current.stale == stale) {
             return false;
         }
-        *current = Some(Arc::new(release));
+        *current = Some(Published { release: Arc::new(release), stale });
         true
     })
 }

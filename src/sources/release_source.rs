@@ -9,8 +9,17 @@ use tokio::sync::watch;
 use super::{Looks, Reread};
 use crate::model::Release;
 
+/// A release that a source has published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The release.
+    pub release: Arc<Release>,
+    /// Whether it is what went live on this host last, and the source cannot be asked what it has by now.
+    pub stale: bool,
+}
+
 /// Where a source publishes: whoever reads sees the newest release; one that was overtaken is never seen.
-pub type ReleaseSender = watch::Sender<Option<Arc<Release>>>;
+pub type ReleaseSender = watch::Sender<Option<Published>>;
 
 /// What a source and the supervisor have in common.
 pub struct Link {

@@ -13,7 +13,7 @@ use crate::explain;
 use crate::http::{Retry, random_fraction};
 use crate::model::ReleaseVersion;
 use crate::sources::last_good::LastGood;
-use crate::sources::{GaveUp, Link, ReleaseSource, publish};
+use crate::sources::{GaveUp, Link, ReleaseSource, publish, publish_stale};
 
 /// How far a wait may be from the interval, so that many hosts of one app do not ask all at once.
 const JITTER: f64 = 0.2;
@@ -216,7 +216,7 @@ impl HerokuApi {
         let why = explain(error);
         tracing::warn!("cannot read the releases of {app}: {why}; running {version}, the last good release");
         self.trouble = Some(Trouble { failures: 1, since: Instant::now(), told: why });
-        publish(&link.releases, release);
+        publish_stale(&link.releases, release);
         true
     }
 }

@@ -82,7 +82,7 @@ async fn the_source_publishes_and_returns() {
     let (releases, seen) = watch::channel(None);
     let source = Box::new(PayloadSource::new(golden().release));
     assert!(source.follow(link(releases, &crate::sources::Reread::default())).await.is_ok());
-    assert_eq!(seen.borrow().as_deref(), Some(&golden().release));
+    assert_eq!(*seen.borrow().clone().unwrap().release, golden().release);
 }
 
 fn startups() -> impl Strategy<Value = Startup> {

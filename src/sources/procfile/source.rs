@@ -169,7 +169,7 @@ mod tests {
         let reread = Reread::default();
         let run = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
         tokio::time::timeout(Duration::from_secs(20), seen.changed()).await.unwrap().unwrap();
-        assert_eq!(seen.borrow_and_update().as_ref().unwrap().version.0, 1);
+        assert_eq!(seen.borrow_and_update().as_ref().unwrap().release.version.0, 1);
         // neither wrong nor unchanged files are published: the change after them is version 2
         for text in ["bad", "web: x", "web: y"] {
             fs::write(&procfile, text).unwrap();
@@ -177,7 +177,7 @@ mod tests {
             tokio::time::timeout(Duration::from_secs(20), reread.fulfilled(wish)).await.unwrap();
         }
         tokio::time::timeout(Duration::from_secs(20), seen.changed()).await.unwrap().unwrap();
-        let release = seen.borrow_and_update().clone().unwrap();
+        let release = seen.borrow_and_update().clone().unwrap().release;
         assert_eq!(release.version.0, 2);
         assert_eq!(release.formation.iter().next().unwrap().command.args(), ["y"]);
         run.abort();

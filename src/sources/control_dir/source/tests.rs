@@ -6,15 +6,14 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
-use crate::model::Release;
-use crate::sources::{Reread, link};
+use crate::sources::{Published, Reread, link};
 
 /// Far longer than any test takes, so that what is seen came from inotify.
 const NEVER: Duration = Duration::from_secs(3600);
 
 struct Running {
     dir: TempDir,
-    seen: watch::Receiver<Option<Arc<Release>>>,
+    seen: watch::Receiver<Option<Published>>,
     reread: Reread,
     task: tokio::task::JoinHandle<Result<(), GaveUp>>,
 }
@@ -37,7 +36,7 @@ impl Running {
 
     async fn next(&mut self) -> u64 {
         within(self.seen.changed()).await.unwrap();
-        self.seen.borrow_and_update().as_ref().map(|release| release.version.0).unwrap()
+        self.seen.borrow_and_update().as_ref().map(|published| published.release.version.0).unwrap()
     }
 
     fn rename_in(&self, text: &str) {
