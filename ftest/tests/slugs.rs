@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hsup_ftest::{Driver, Room, is_about, runs_slugs, slug};
+use hsup_ftest::{Driver, Room, is_about, min_healthy, runs_slugs, slug};
 use nix::sys::signal::Signal;
 
 fn location(path: &std::path::Path) -> String {
@@ -100,6 +100,37 @@ fn a_release_that_cannot_be_prepared_leaves_the_old_one_running() {
     let two = slug::pack(room.dir(), "two.tgz", &[("version", "two\n")]);
     room.release(&app.version(20).slug(&location(&two)));
     hsup.wait_line("web.1 | two");
+}
+
+#[test]
+fn a_start_without_the_newest_slug_runs_the_last_good_release_if_it_has_that_one() {
+    if !runs_slugs() {
+        return;
+    }
+    for has_old in [true, false] {
+        let room = Room::new();
+        let app = room.app().field("Name", "shop").process("web", "cat version; exec sleep 600", 1);
+        room.release(&app);
+        let start = || room.hsup(["start", "--min-healthy-time", min_healthy()]).up();
+        let hsup = start();
+        hsup.wait_line("release v1 is good");
+        room.release(&app.version(2).slug(&location(&room.path("two.tgz"))));
+        hsup.wait_line("two.tgz");
+        assert_eq!(hsup.stop().code, 0);
+        if !has_old {
+            fs::remove_file(room.path("slug.tgz")).expect("the room has a slug");
+            fs::remove_dir_all(room.path("state/slugs")).expect("it is kept there");
+        }
+        let hsup = start();
+        if has_old {
+            hsup.wait_line("web.1 | one");
+        } else {
+            hsup.wait_line("slug.tgz");
+        }
+        hsup.wait_line("two.tgz");
+        slug::pack(room.dir(), "two.tgz", &[("version", "two\n")]);
+        hsup.wait_line("web.1 | two");
+    }
 }
 
 #[test]

@@ -145,8 +145,8 @@ async fn supervise_all(
     let (releases, newest) = watch::channel(None);
     let events = Events::new();
     let looks = Looks::new(events.clone());
-    let (place, forget_scale) = history_of(config, &settings.work);
-    let (arrivals, notes, history, keeping) = Keeper::start(place, forget_scale, newest, events.clone());
+    let (arrivals, notes, history, keeping) =
+        Keeper::start(history_of(config, &settings), newest, events.clone());
     let supervisor = Supervisor::new(settings, preparer, console, logs.clone(), notes);
 
     let (shutdown, shutdowns) = watch::channel(Shutdown::No);

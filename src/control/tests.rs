@@ -24,7 +24,7 @@ use super::{bind, serve};
 use crate::dyno::{DynoState, DynoStatus};
 use crate::events::Events;
 use crate::formation::{CannotRun, Command, FormationHandle, FormationStatus, Question};
-use crate::history::{Keeper, Place};
+use crate::history::{self, Keeper, Place};
 use crate::logs::Logs;
 use crate::model::{DynoName, ReleaseVersion, Target};
 use crate::sources::Looks;
@@ -44,7 +44,8 @@ impl Server {
         let socket = bind(&path).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let (_, releases) = watch::channel(None);
-        let (_, _, history, keeping) = Keeper::start(Place::Memory, false, releases, Events::new());
+        let history = history::Settings { place: Place::Memory, forget_scale: false, newest_only: false };
+        let (_, _, history, keeping) = Keeper::start(history, releases, Events::new());
         tokio::spawn(keeping);
         let here = Here {
             live: watch::channel(None).1,

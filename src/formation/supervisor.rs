@@ -231,7 +231,7 @@ impl Supervisor {
             Ok(desired) => desired,
             Err(error) => {
                 tracing::error!("release {} is refused: {error}; what runs goes on", release.version);
-                self.notes.tell_others(&release, ReleaseNews::Failed { why: error.to_string() });
+                self.notes.tell(Note::Failed { release, why: error.to_string() });
                 self.outcome = self.runs_once().then_some(Outcome::NotPrepared);
                 return;
             }
@@ -292,7 +292,8 @@ impl Supervisor {
             Some(Ok(prepared)) => self.before_going_live(preparing, prepared.into()),
             Some(Err(error)) if self.runs_once() => {
                 tracing::error!("{}", explain(&error));
-                self.notes.tell_others(&preparing.release, ReleaseNews::Failed { why: explain(&error) });
+                self.notes
+                    .tell(Note::Failed { release: Arc::clone(&preparing.release), why: explain(&error) });
                 self.outcome = Some(Outcome::NotPrepared);
             }
             Some(Err(error)) => {
@@ -302,7 +303,8 @@ impl Supervisor {
                     self.live.as_ref().map(|live| format!("; release {} runs on", live.made.release.version));
                 let running = running.unwrap_or_default();
                 tracing::error!("{}{running}; trying again in {wait:.0?}", explain(&error));
-                self.notes.tell_others(&preparing.release, ReleaseNews::Failed { why: explain(&error) });
+                self.notes
+                    .tell(Note::Failed { release: Arc::clone(&preparing.release), why: explain(&error) });
                 preparing.state = PreparingState::RetryAt(Instant::now() + wait);
                 self.preparing = Some(preparing);
             }

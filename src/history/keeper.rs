@@ -37,6 +37,13 @@ pub enum Note {
     PhaseDone(Arc<Release>),
     /// Its dynos are those that should be.
     Live(Arc<Release>),
+    /// It cannot run on this host, or cannot be prepared so far.
+    Failed {
+        /// Which one.
+        release: Arc<Release>,
+        /// Why.
+        why: String,
+    },
     /// All its dynos are healthy.
     Good(Arc<Release>),
     /// It has made way for another one, or never had its turn.
@@ -63,6 +70,9 @@ impl Notes {
         match &note {
             Note::PhaseDone(_) => {}
             Note::Live(release) => self.tell_others(release, ReleaseNews::Live),
+            Note::Failed { release, why } => {
+                self.tell_others(release, ReleaseNews::Failed { why: why.clone() });
+            }
             Note::Good(release) => self.tell_others(release, ReleaseNews::Good),
             Note::Bad { release, why, fallback: _ } => {
                 self.tell_others(release, ReleaseNews::Bad { why: why.clone() });
@@ -179,27 +189,38 @@ pub enum Place {
     Keep(PathBuf),
 }
 
+/// How a history is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it is.
+    pub place: Place,
+    /// Whether the quantities that were asked for before count no longer: the command line says how many dynos there are
+    /// to be.
+    pub forget_scale: bool,
+    /// Whether nothing may run before the newest release does: dynos run once only.
+    pub newest_only: bool,
+}
+
 /// The owner of the history.
 pub struct Keeper {
-    place: Place,
+    settings: Settings,
     history: History,
     /// The app whose history it is; known with the first release.
     loaded: bool,
-    /// Whether the command line says how many dynos there are to be, whatever was asked for before.
-    forget_scale: bool,
     newest: Option<Arc<Release>>,
     live: Option<Arc<Release>>,
+    /// What is to run as soon as the good release that hsup has begun with is live, or has turned out not to be.
+    next: Option<Arc<Release>>,
     arrivals: watch::Sender<Option<Arrival>>,
     events: Events,
 }
 
 impl Keeper {
     /// A keeper of the history of one app; what the supervisor is given, where it tells, and how others ask; and what
-    /// runs for as long as there is a source. With `forget_scale` the quantities that were asked for before count no
-    /// longer. The history of an app without a name is in memory only: all such apps would share one on disk.
+    /// runs for as long as there is a source. The history of an app without a name is in memory only: all such apps would
+    /// share one on disk.
     pub fn start(
-        place: Place,
-        forget_scale: bool,
+        settings: Settings,
         releases: watch::Receiver<Option<Published>>,
         events: Events,
     ) -> (watch::Receiver<Option<Arrival>>, Notes, HistoryHandle, impl Future<Output = ()> + Send) {
@@ -207,12 +228,12 @@ impl Keeper {
         let (notes, noted) = mpsc::unbounded_channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
         let keeper = Self {
-            place,
+            settings,
             history: History::default(),
             loaded: false,
-            forget_scale,
             newest: None,
             live: None,
+            next: None,
             arrivals,
             events: events.clone(),
         };
@@ -264,12 +285,32 @@ impl Keeper {
                 "release {newest} was rolled back, and release {chosen} runs in its place until there is a newer one"
             );
         }
-        self.newest = Some(newest);
-        self.publish(chosen);
+        let is_first = self.newest.replace(newest).is_none() && !self.settings.newest_only;
+        match self.history.begin_with(&chosen).filter(|_| is_first) {
+            Some(good) => {
+                let (good_version, next) = (good.version, chosen.version);
+                tracing::info!(
+                    "release {next} has not been good yet: release {good_version}, which was, runs until it is live"
+                );
+                self.publish(good);
+                self.next = Some(chosen);
+            }
+            None if self.next.is_some() => self.next = Some(chosen),
+            None => self.publish(chosen),
+        }
         self.save().await;
     }
 
+    /// The good release that hsup has begun with is live, or will not be: it is the turn of what waits for that, if
+    /// anything does.
+    fn go_on(&mut self) -> bool {
+        let Some(next) = self.next.take() else { return false };
+        self.publish(next);
+        true
+    }
+
     fn publish(&mut self, release: Arc<Release>) {
+        self.next = None;
         self.history.begin(&release, self.live.as_deref(), SystemTime::now());
         let phase_done = self.history.phase_done(&release);
         let scale = self.newest.as_ref().map(|newest| self.history.scale_of(newest)).unwrap_or_default();
@@ -281,10 +322,20 @@ impl Keeper {
             Note::PhaseDone(release) => self.history.finish_phase(&release),
             Note::Live(release) => {
                 self.live = Some(release);
-                return;
+                if !self.go_on() {
+                    return;
+                }
+            }
+            Note::Failed { .. } => {
+                if !self.go_on() {
+                    return;
+                }
             }
             Note::Good(release) => self.history.judge(&release, Verdict::Good),
-            Note::Bad { release, why, fallback } => self.note_bad(&release, why, fallback),
+            Note::Bad { release, why, fallback } => {
+                self.note_bad(&release, why, fallback);
+                self.go_on();
+            }
         }
         self.save().await;
     }
@@ -385,9 +436,9 @@ impl Keeper {
     async fn load(&mut self, release: &Release) {
         let app = release.app.clone();
         if app == AppName::unnamed() {
-            self.place = Place::Memory;
+            self.settings.place = Place::Memory;
         }
-        let loaded = match self.place.clone() {
+        let loaded = match self.settings.place.clone() {
             Place::Memory => Ok(History::default()),
             // what runs once has nothing else to do meanwhile, and a thread would take longer than the read
             Place::Read(dir) => file::load(&dir, &app),
@@ -401,7 +452,7 @@ impl Keeper {
         };
         match loaded {
             Ok(mut history) => {
-                if self.forget_scale {
+                if self.settings.forget_scale {
                     history.scale.clear();
                 }
                 (self.history, self.loaded) = (history, true);
@@ -417,7 +468,7 @@ impl Keeper {
     async fn save(&mut self) {
         let app = self.newest.as_ref().map(|release| release.app.clone());
         let Some(app) = app.filter(|_| self.loaded) else { return };
-        let Place::Keep(dir) = self.place.clone() else { return };
+        let Place::Keep(dir) = self.settings.place.clone() else { return };
         let history = self.history.clone();
         if let Err(error) = blocking(move |_| file::save(&dir, &app, &history)).await {
             tracing::error!("the history of releases cannot be kept: {}", explain(&error));

@@ -1,5 +1,7 @@
 //! The keeper between a source and a supervisor that the test plays.
 
+use std::path::Path;
+
 use super::*;
 use crate::sources::control_file;
 
@@ -23,8 +25,12 @@ fn two_webs() -> BTreeMap<ProcessType, Quantity> {
 
 impl Bench {
     fn start(place: Place) -> Self {
+        Self::with(Settings { place, forget_scale: false, newest_only: false })
+    }
+
+    fn with(settings: Settings) -> Self {
         let (releases, newest) = watch::channel(None);
-        let (arrivals, notes, handle, keeping) = Keeper::start(place, false, newest, Events::new());
+        let (arrivals, notes, handle, keeping) = Keeper::start(settings, newest, Events::new());
         tokio::spawn(keeping);
         Self { releases, arrivals, notes, handle }
     }
@@ -102,6 +108,8 @@ async fn with_nothing_running_before_the_last_good_one_of_the_history_takes_over
     assert_eq!(bench.heard().await, [1, 2]);
     let mut bench = Bench::start(Place::Keep(dir));
     bench.come(3).await;
+    bench.notes.tell(Note::Live(release(2)));
+    assert_eq!(bench.next().await, 3);
     bench.bad(3, None);
     assert_eq!(bench.next().await, 2);
     // what is wrong may be the host's
@@ -178,4 +186,70 @@ async fn the_history_of_an_app_without_a_name_is_not_on_disk() {
         bench.heard().await;
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().next().is_some(), kept);
     }
+}
+
+/// An hsup that was ended while release 3 was on its way; 1 and 2 were good.
+async fn ended_before_3_was_live(dir: &Path) {
+    let mut bench = Bench::start(Place::Keep(dir.to_owned()));
+    for good in [1, 2] {
+        bench.come(good).await;
+        bench.notes.tell(Note::Live(release(good)));
+        bench.notes.tell(Note::Good(release(good)));
+    }
+    bench.come(3).await;
+    bench.heard().await;
+}
+
+#[tokio::test]
+async fn a_start_begins_with_what_was_good_until_the_newest_release_can_be_live() {
+    let failed = Note::Failed { release: release(2), why: "its slug is gone".to_owned() };
+    let bad = Note::Bad { release: release(2), why: "its release phase".to_owned(), fallback: None };
+    for note in [Note::Live(release(2)), failed, bad] {
+        let temp = tempfile::tempdir().unwrap();
+        ended_before_3_was_live(temp.path()).await;
+        let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
+        bench.come(3).await;
+        assert_eq!(bench.published(), 2);
+        // the source does not wait
+        bench.send(4, false);
+        bench.heard().await;
+        assert!(!bench.arrivals.has_changed().unwrap());
+        bench.notes.tell(note);
+        assert_eq!(bench.next().await, 4);
+        bench.notes.tell(Note::Live(release(4)));
+        bench.come(5).await;
+        assert_eq!(bench.published(), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_start_begins_with_the_newest_release_where_that_was_good_or_nothing_else_may_run() {
+    let temp = tempfile::tempdir().unwrap();
+    ended_before_3_was_live(temp.path()).await;
+    let place = Place::Keep(temp.path().to_owned());
+    let once = Settings { place: place.clone(), forget_scale: false, newest_only: true };
+    let mut bench = Bench::with(once);
+    bench.come(3).await;
+    assert_eq!(bench.published(), 3);
+    bench = Bench::start(place.clone());
+    bench.come(2).await;
+    assert_eq!(bench.published(), 2);
+    bench.handle.rollback(Some(ReleaseVersion(3))).await.unwrap();
+    bench.heard().await;
+    bench = Bench::start(place);
+    bench.come(2).await;
+    assert_eq!(bench.published(), 3);
+}
+
+#[tokio::test]
+async fn what_a_start_begins_with_stays_if_an_operator_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    ended_before_3_was_live(temp.path()).await;
+    let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
+    bench.come(3).await;
+    bench.handle.rollback(Some(ReleaseVersion(2))).await.unwrap();
+    assert_eq!(bench.next().await, 2);
+    bench.notes.tell(Note::Live(release(2)));
+    bench.heard().await;
+    assert_eq!(bench.published(), 2);
 }

@@ -5,5 +5,5 @@ mod file;
 mod keeper;
 mod record;
 
-pub use keeper::{Arrival, HistoryHandle, Keeper, Note, Notes, Place, RollbackError};
+pub use keeper::{Arrival, HistoryHandle, Keeper, Note, Notes, Place, RollbackError, Settings};
 pub use record::{Entry, History, Verdict};

@@ -88,6 +88,15 @@ impl History {
         }
     }
 
+    /// What runs from a start of hsup until this release is live, where that has not been good yet: the last one that was,
+    /// at this one's scale and with its drain. So nothing that keeps a new release from going live takes the app down.
+    pub fn begin_with(&self, next: &Release) -> Option<Arc<Release>> {
+        if self.pin.is_some() || self.was_good(next) {
+            return None;
+        }
+        self.find_target(None, Some(next)).map(|entry| Arc::new(like(&entry.release, next)))
+    }
+
     /// Makes this release run in place of the one that the source has, at that one's scale and with its drain.
     pub fn pin(&mut self, release: &Release, newest: &Arc<Release>) -> Arc<Release> {
         let release = Arc::new(like(release, newest));

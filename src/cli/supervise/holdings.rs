@@ -2,8 +2,8 @@
 
 use super::super::fatal::Fatal;
 use super::super::{Config, SourceChoice};
-use crate::formation::Work;
-use crate::history::Place;
+use crate::formation::{Settings, Work};
+use crate::history::{self, Place};
 use crate::listen::Listeners;
 use crate::model::{Action, Quantities};
 
@@ -15,9 +15,9 @@ pub(super) fn listeners(config: &Config, action: &Action) -> Result<Listeners, F
     }
 }
 
-/// Where the history of releases is, and whether the quantities in it count no longer. That of a Procfile stays in
-/// memory: its config vars are the environment of a shell, and nobody expects to find that on disk.
-pub(super) fn history_of(config: &Config, work: &Work) -> (Place, bool) {
+/// How the history of releases is kept. That of a Procfile stays in memory: its config vars are the environment of a
+/// shell, and nobody expects to find that on disk.
+pub(super) fn history_of(config: &Config, settings: &Settings) -> history::Settings {
     let dir = || match config.source {
         Some(SourceChoice::Procfile { .. }) => None,
         None
@@ -29,12 +29,14 @@ pub(super) fn history_of(config: &Config, work: &Work) -> (Place, bool) {
             | SourceChoice::Running(_),
         ) => Some(config.state_dir.join("releases")),
     };
-    match work {
+    let (place, forget_scale, runs_once) = match &settings.work {
         Work::Formation { quantities } => {
-            (dir().map_or(Place::Memory, Place::Keep), matches!(quantities, Quantities::Explicit(_)))
+            let forget_scale = matches!(quantities, Quantities::Explicit(_));
+            (dir().map_or(Place::Memory, Place::Keep), forget_scale, settings.policy.one_shot)
         }
-        Work::OneOff { .. } => (dir().map_or(Place::Memory, Place::Read), false),
+        Work::OneOff { .. } => (dir().map_or(Place::Memory, Place::Read), false, true),
         // what is built is the newest release, whatever runs
-        Work::Build => (Place::Memory, false),
-    }
+        Work::Build => (Place::Memory, false, true),
+    };
+    history::Settings { place, forget_scale, newest_only: runs_once }
 }
