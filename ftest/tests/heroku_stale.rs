@@ -25,8 +25,9 @@ fn kept(room: &Room, api: &FakeHeroku) {
 
 /// Waits until a release with a config var of this value is kept.
 fn wait_kept(room: &Room, value: &str) {
-    let is_whole =
-        |path: &PathBuf| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tmp_"));
+    let is_whole = |path: &PathBuf| {
+        !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".hsup-tmp-"))
+    };
     // the history of releases has it as well, and sooner
     let is_last_good = |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with("last-good"));
     let kept = || room.state_files_with(value).into_iter().find(|path| is_last_good(path) && is_whole(path));

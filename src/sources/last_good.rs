@@ -86,7 +86,8 @@ impl LastGood {
             }
             let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(&this.dir);
             made.map_err(|source| LastGoodError::Directory { dir: this.dir.clone(), source })?;
-            durable::remove_leftovers(&this.dir);
+            // hsups of other apps have the same directory
+            durable::remove_leftovers_of(&this.dir, &this.name());
             Ok(durable::replace(&this.dir, &this.name(), &bytes, FILE_MODE)?)
         })
         .await

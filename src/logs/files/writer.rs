@@ -198,7 +198,7 @@ mod tests {
         (0..200).for_each(|n| writer.write(&batch(n)));
         writer.close();
         // a restart goes on, and finishes what was left
-        fs::write(dir.path().join("tmp_web.1.log.x.gz"), "half").unwrap();
+        fs::write(dir.path().join(".hsup-tmp-web.1.log.x.gz"), "half").unwrap();
         let mut writer = Writer::new(settings(dir.path())).unwrap();
         (200..400).for_each(|n| writer.write(&batch(n)));
         writer.close();

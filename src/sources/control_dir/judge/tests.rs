@@ -102,13 +102,15 @@ fn a_bad_release_is_rejected_with_the_reason() {
 fn a_crashed_run_leaves_nothing_that_harms() {
     let (dir, mut judge) = empty();
     let dir = dir.path();
-    put(dir, "tmp_abc", "{\"Ver");
+    put(dir, ".hsup-tmp-loaded-aB3x9Z", "{\"Ver");
+    put(dir, "tmp_next.json", "an operator's own");
     put(dir, "loaded", GOOD);
     put(dir, "new", GOOD);
     assert_eq!(version(judge.start()), 1);
-    assert_eq!(names(dir), ["loaded", "new"]);
+    assert_eq!(names(dir), ["loaded", "new", "tmp_next.json"]);
     assert_eq!(version(judge.look(false, now())), 1);
-    assert_eq!(names(dir), ["loaded"]);
+    assert_eq!(names(dir), ["loaded", "tmp_next.json"]);
+    fs::remove_file(dir.join("tmp_next.json")).unwrap();
     put(dir, "loaded", "{");
     let said = fault(judge.start());
     assert!(said.contains("/loaded: line 1, column 1"), "{said}");
