@@ -37,6 +37,8 @@ pub(super) enum Outcome {
 pub(super) struct Judge {
     dir: PathBuf,
     app: AppName,
+    /// What was told last of a `loaded` that is still to be read; nothing once it was, or a `new` is in force.
+    unread: Option<String>,
     /// The last fault told, and of which `new`: the same again is not told.
     told: Option<(Option<Stamp>, String)>,
     /// A `new` whose release is in force but which cannot be removed: it is left alone.
@@ -45,7 +47,7 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) fn new(dir: PathBuf, app: AppName) -> Self {
-        Self { dir, app, told: None, stuck: None }
+        Self { dir, app, unread: Some(String::new()), told: None, stuck: None }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -54,27 +56,44 @@ impl Judge {
 
     /// Whether the last look has found a fault that was told before.
     pub(super) fn has_trouble(&self) -> bool {
-        self.told.is_some()
+        self.told.is_some() || self.unread.as_ref().is_some_and(|told| !told.is_empty())
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// The first look: cleans up after a crash and reads `loaded`. A look at `new` is to follow.
-    pub(super) fn start(&mut self) -> Outcome {
+    /// Cleans up after a crash.
+    pub(super) fn start(&self) {
         durable::remove_leftovers(&self.dir);
+    }
+
+    /// Reads `loaded`, with which hsup begins, until that has succeeded. A look at `new` is to follow.
+    pub(super) fn look_at_loaded(&mut self) -> Outcome {
+        let Some(told) = &self.unread else { return Outcome::Quiet };
         let path = self.path("loaded");
-        let unfit = match files::read(&path) {
-            Ok(Found::Nothing) => return Outcome::Quiet,
-            Ok(Found::Bytes { bytes, .. }) => match control_file::parse(&bytes, &self.app) {
+        let found = match files::read(&path) {
+            Ok(found) => found,
+            Err(source) => {
+                let fault = Fault::Read { path, source };
+                let text = fault.to_string();
+                if *told == text {
+                    return Outcome::Quiet;
+                }
+                self.unread = Some(text);
+                return Outcome::Fault(fault);
+            }
+        };
+        self.unread = None;
+        let unfit = match found {
+            Found::Nothing => return Outcome::Quiet,
+            Found::Bytes { bytes, .. } => match control_file::parse(&bytes, &self.app) {
                 Ok(Parsed { release, warnings }) => {
                     return Outcome::Release { release: release.into(), warnings, fault: None };
                 }
                 Err(error) => error.into(),
             },
-            Ok(Found::Unfit(unfit)) => unfit,
-            Err(source) => return Outcome::Fault(Fault::Read { path, source }),
+            Found::Unfit(unfit) => unfit,
         };
         Outcome::Fault(Fault::Loaded { path, unfit })
     }
@@ -149,6 +168,7 @@ impl Judge {
         if let Err(fault) = durable::replace(&self.dir, "loaded", bytes, LOADED_MODE) {
             return Outcome::Fault(fault.into());
         }
+        self.unread = None;
         let new = self.path("new");
         let mut fault = None;
         // a `new` that came meanwhile has not been read: it stays

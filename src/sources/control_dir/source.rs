@@ -55,35 +55,29 @@ impl ControlDir {
     }
 
     async fn run(self, Link { releases, reread, looks, live: _ }: Link) -> Infallible {
-        let Self { mut judge, poll_interval } = self;
+        let Self { judge, poll_interval } = self;
         let mut teller = Teller { releases, looks, poll_interval, refused: false };
         let bell = Arc::new(Bell::default());
         let mut watch = DirWatch::new(judge.dir(), Arc::clone(&bell));
-        let (mut state, loaded) = blocking(move |_| {
-            let loaded = judge.start();
+        let mut state = blocking(move |_| {
+            judge.start();
             watch.ensure();
-            ((judge, watch), loaded)
+            (judge, watch)
         })
         .await;
-        let mut cold = Some(loaded);
         loop {
             let asked = reread.newest();
             let closed = bell.take_closed();
-            let outcome;
-            (state, outcome) = blocking(move |_| {
+            let (loaded, new);
+            (state, loaded, new) = blocking(move |_| {
                 let (mut judge, mut watch) = state;
                 watch.ensure();
-                let outcome = judge.look(closed, SystemTime::now());
-                ((judge, watch), outcome)
+                let loaded = judge.look_at_loaded();
+                let new = judge.look(closed, SystemTime::now());
+                ((judge, watch), loaded, new)
             })
             .await;
-            // at the start only the newest is published: `loaded` where `new` gave no release
-            if let Some(loaded) = cold.take()
-                && !(matches!(outcome, Outcome::Release { .. }) && matches!(loaded, Outcome::Release { .. }))
-            {
-                let _ = teller.act(loaded, false);
-            }
-            let wait = teller.act(outcome, state.0.has_trouble());
+            let wait = teller.act_on_both(loaded, new, state.0.has_trouble());
             reread.looked(asked);
             tokio::select! {
                 () = bell.heard() => {}
@@ -126,6 +120,22 @@ impl Teller {
             }
         }
         self.poll_interval
+    }
+
+    /// Does the same with what one look has found of `loaded` and of `new`; where both are releases only the newest is
+    /// published.
+    fn act_on_both(&mut self, loaded: Outcome, new: Outcome, has_trouble: bool) -> Duration {
+        match (loaded, new) {
+            (Outcome::Release { .. } | Outcome::Quiet, new @ Outcome::Release { .. }) => {
+                self.act(new, has_trouble)
+            }
+            (loaded, Outcome::Quiet) => self.act(loaded, has_trouble),
+            (Outcome::Quiet, new) => self.act(new, has_trouble),
+            (loaded, new) => {
+                let _not_yet = self.act(loaded, has_trouble);
+                self.act(new, has_trouble)
+            }
+        }
     }
 
     fn tell(&mut self, fault: &Fault) {

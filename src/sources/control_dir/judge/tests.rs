@@ -19,6 +19,13 @@ fn judge(dir: &Path) -> Judge {
     Judge::new(dir.to_owned(), app())
 }
 
+/// What a start of hsup finds of `loaded`.
+fn loaded(dir: &Path) -> Outcome {
+    let mut judge = judge(dir);
+    judge.start();
+    judge.look_at_loaded()
+}
+
 fn empty() -> (TempDir, Judge) {
     let dir = tempfile::tempdir().unwrap();
     let judge = judge(dir.path());
@@ -63,7 +70,7 @@ fn now() -> SystemTime {
 fn a_good_release_is_loaded_byte_by_byte() {
     let (dir, mut judge) = empty();
     let dir = dir.path();
-    assert!(matches!(judge.start(), Outcome::Quiet));
+    assert!(matches!(judge.look_at_loaded(), Outcome::Quiet));
     assert!(matches!(judge.look(false, now()), Outcome::Quiet));
     put(dir, "new", GOOD);
     put(dir, "rejected", "x");
@@ -91,7 +98,7 @@ fn a_bad_release_is_rejected_with_the_reason() {
     assert!(said.contains("/new: line 2, column 18, field Version: expected a whole number"), "{said}");
     assert_eq!(fs::metadata(dir.join("last_error")).unwrap().mode() & 0o777, 0o400);
     assert!(matches!(judge.look(false, now()), Outcome::Quiet));
-    assert_eq!(version(judge.start()), 1);
+    assert_eq!(version(loaded(dir)), 1);
 
     put(dir, "new", "[]");
     let again = fault(judge.look(false, now()));
@@ -106,13 +113,13 @@ fn a_crashed_run_leaves_nothing_that_harms() {
     put(dir, "tmp_next.json", "an operator's own");
     put(dir, "loaded", GOOD);
     put(dir, "new", GOOD);
-    assert_eq!(version(judge.start()), 1);
+    assert_eq!(version(loaded(dir)), 1);
     assert_eq!(names(dir), ["loaded", "new", "tmp_next.json"]);
     assert_eq!(version(judge.look(false, now())), 1);
     assert_eq!(names(dir), ["loaded", "tmp_next.json"]);
     fs::remove_file(dir.join("tmp_next.json")).unwrap();
     put(dir, "loaded", "{");
-    let said = fault(judge.start());
+    let said = fault(loaded(dir));
     assert!(said.contains("/loaded: line 1, column 1"), "{said}");
     assert_eq!(names(dir), ["loaded"]);
 }
@@ -230,6 +237,28 @@ fn what_cannot_be_read_is_described_and_tried_again() {
     put(dir, "new", GOOD);
     assert_eq!(version(judge.look(false, now())), 1);
     assert_eq!(names(dir), ["loaded"]);
+}
+
+#[test]
+fn a_loaded_that_cannot_be_read_is_tried_again_until_a_new_is_in_force() {
+    for overtaken in [false, true] {
+        let (dir, mut judge) = empty();
+        let dir = dir.path();
+        symlink("loaded", dir.join("loaded")).unwrap();
+        let said = fault(judge.look_at_loaded());
+        assert!(said.contains("/loaded: ") && said.ends_with("it is tried again"), "{said}");
+        assert!(matches!(judge.look(false, now()), Outcome::Quiet));
+        assert!(matches!(judge.look_at_loaded(), Outcome::Quiet) && judge.has_trouble());
+        if overtaken {
+            put(dir, "new", "{\"Version\":2}");
+            assert_eq!(version(judge.look(true, now())), 2);
+        } else {
+            fs::remove_file(dir.join("loaded")).unwrap();
+            put(dir, "loaded", GOOD);
+            assert_eq!(version(judge.look_at_loaded()), 1);
+        }
+        assert!(matches!(judge.look_at_loaded(), Outcome::Quiet) && !judge.has_trouble());
+    }
 }
 
 #[test]

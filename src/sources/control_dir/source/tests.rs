@@ -15,6 +15,7 @@ struct Running {
     dir: TempDir,
     seen: watch::Receiver<Option<Published>>,
     reread: Reread,
+    looks: Looks,
     task: tokio::task::JoinHandle<Result<(), GaveUp>>,
 }
 
@@ -30,8 +31,10 @@ impl Running {
             ControlDir::open(dir.path().to_owned(), "myapp".parse().unwrap(), poll_interval).unwrap();
         let (releases, seen) = watch::channel(None);
         let reread = Reread::default();
-        let task = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
-        Self { dir, seen, reread, task }
+        let link = link(releases, &reread);
+        let looks = link.looks.clone();
+        let task = tokio::spawn(Box::new(source).follow(link));
+        Self { dir, seen, reread, looks, task }
     }
 
     async fn next(&mut self) -> u64 {
@@ -105,6 +108,21 @@ async fn a_cold_start_publishes_the_newest_only() {
 }
 
 #[tokio::test]
+async fn a_loaded_that_could_not_be_read_is_read_when_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("loaded", dir.path().join("loaded")).unwrap();
+    let mut running = Running::start(dir, NEVER);
+    within(running.reread.fulfilled(running.reread.ask())).await;
+    fs::remove_file(running.dir.path().join("loaded")).unwrap();
+    fs::write(running.dir.path().join("loaded"), "{\"Version\":7}").unwrap();
+    let counts = || running.looks.counts();
+    assert_eq!((counts().succeeded, counts().failed > 0), (0, true), "it is no success meanwhile");
+    running.reread.ask();
+    assert_eq!(running.next().await, 7);
+    assert_eq!(running.looks.counts().succeeded, 1);
+}
+
+#[tokio::test]
 async fn a_file_written_in_place_is_read_when_it_is_closed() {
     use std::io::Write;
     let mut running = Running::start(tempfile::tempdir().unwrap(), NEVER);
@@ -124,8 +142,10 @@ async fn a_dir_that_comes_back_is_watched_again() {
     let source = ControlDir::open(dir.clone(), "myapp".parse().unwrap(), NEVER).unwrap();
     let (releases, seen) = watch::channel(None);
     let reread = Reread::default();
-    let task = tokio::spawn(Box::new(source).follow(link(releases, &reread)));
-    let mut running = Running { dir: root, seen, reread, task };
+    let link = link(releases, &reread);
+    let looks = link.looks.clone();
+    let task = tokio::spawn(Box::new(source).follow(link));
+    let mut running = Running { dir: root, seen, reread, looks, task };
     rename_in(&dir, "{\"Version\":1}");
     assert_eq!(running.next().await, 1);
     fs::remove_dir_all(&dir).unwrap();
