@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 
 use super::error::Unfit;
 use crate::durable::{TEMP_PREFIX, without_temp_name};
@@ -109,6 +110,33 @@ fn odd_kind(file: &Metadata) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(is, name)| is.then_some(name))
+}
+
+/// Gives what was put aside its name back. What has that name by then is newer, and stays in its place.
+pub(super) fn put_back(aside: &Path, path: &Path) -> io::Result<()> {
+    match renameat2(AT_FDCWD, aside, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EEXIST) => fs::remove_file(aside),
+        // some file systems, of networks above all, cannot rename so
+        Err(Errno::EINVAL) => match fs::hard_link(aside, path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            Ok(()) | Err(_) => fs::remove_file(aside),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes a name if it is still the file of this stamp, which was read. Another one that has come meanwhile, be it at the
+/// last moment, stays: it is put aside, looked at there where nobody replaces it, and put back.
+pub(super) fn remove_read(path: &Path, aside: &Path, stamp: Stamp) -> io::Result<()> {
+    match fs::rename(path, aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed?,
+    }
+    if Stamp::of_name(aside) != Some(stamp) {
+        return put_back(aside, path);
+    }
+    fs::remove_file(aside).inspect_err(|_| drop(put_back(aside, path)))
 }
 
 /// Renames, where need be over what is there: a file or an empty directory gives way, nothing else.

@@ -14,6 +14,9 @@ use crate::sources::control_file::{self, Parsed};
 /// that were seen to close it get no such time.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// What `new` is called while it is removed, or while it is found out that it is another one by then.
+const ASIDE: &str = ".hsup-new";
+
 /// The mode of `loaded`: it holds secrets.
 const LOADED_MODE: u32 = 0o600;
 /// The mode of `last_error`: it describes what holds secrets.
@@ -100,9 +103,21 @@ impl Judge {
 
     /// Looks at `new`. `closed`: its writer was seen to be done with it.
     pub(super) fn look(&mut self, closed: bool, now: SystemTime) -> Outcome {
+        let fault = self.put_back();
         let stamp = Stamp::of_name(&self.path("new"));
-        let outcome = self.judge(stamp, closed, now);
+        let outcome = match (self.judge(stamp, closed, now), fault) {
+            (Outcome::Quiet, Some(fault)) => Outcome::Fault(fault),
+            (outcome, _) => outcome,
+        };
         self.told_once(stamp, outcome)
+    }
+
+    /// Puts back what a crash or a fault has left aside; gives why it cannot be.
+    fn put_back(&self) -> Option<Fault> {
+        let path = self.path(ASIDE);
+        Stamp::of_name(&path)?;
+        let put_back = files::put_back(&path, &self.path("new"));
+        put_back.err().map(|source| Fault::Read { path, source })
     }
 
     fn told_once(&mut self, stamp: Option<Stamp>, outcome: Outcome) -> Outcome {
@@ -170,17 +185,18 @@ impl Judge {
         }
         self.unread = None;
         let new = self.path("new");
-        let mut fault = None;
         // a `new` that came meanwhile has not been read: it stays
-        if stamp == Stamp::of_name(&new) {
-            match fs::remove_file(&new).and_then(|()| sync_dir(&self.dir)) {
-                Ok(()) => self.stuck = None,
-                Err(source) => {
-                    self.stuck = stamp;
-                    fault = Some(Fault::Remove { path: new, source });
-                }
+        let removed = stamp.map_or(Ok(()), |stamp| files::remove_read(&new, &self.path(ASIDE), stamp));
+        let fault = match removed.and_then(|()| sync_dir(&self.dir)) {
+            Ok(()) => {
+                self.stuck = None;
+                None
             }
-        }
+            Err(source) => {
+                self.stuck = stamp;
+                Some(Fault::Remove { path: new, source })
+            }
+        };
         for stale in ["rejected", "last_error"] {
             let _ = fs::remove_file(self.path(stale));
         }
@@ -193,7 +209,15 @@ impl Judge {
             // another `new` came meanwhile: that one is to be judged, not renamed
             return Outcome::Unfinished { again_in: Duration::ZERO };
         }
-        let renamed = files::rename_over(&new, &rejected).and_then(|()| sync_dir(&self.dir));
+        let mut renamed = files::rename_over(&new, &rejected);
+        // or it came at the last moment
+        if renamed.is_ok() && stamp != Stamp::of_name(&rejected) {
+            renamed = files::put_back(&rejected, &new);
+            if renamed.is_ok() {
+                return Outcome::Unfinished { again_in: Duration::ZERO };
+            }
+        }
+        let renamed = renamed.and_then(|()| sync_dir(&self.dir));
         let dir = self.dir.clone();
         Outcome::Fault(match renamed {
             Ok(()) => Fault::Rejected { dir, unfit },

@@ -275,6 +275,63 @@ fn a_loaded_that_cannot_be_replaced_keeps_new() {
     assert_eq!(version(judge.look(false, now())), 1);
 }
 
+#[test]
+fn what_was_put_aside_is_put_back_unless_there_is_something_newer() {
+    let (dir, mut judge) = empty();
+    let dir = dir.path();
+    put(dir, ASIDE, GOOD);
+    assert_eq!(version(judge.look(false, now())), 1);
+    put(dir, ASIDE, GOOD);
+    put(dir, "new", "{\"Version\":2}");
+    assert_eq!(version(judge.look(false, now())), 2);
+    assert_eq!(names(dir), ["loaded"]);
+    // what has come after the look is another file
+    put(dir, "new", GOOD);
+    let read = Stamp::of_name(&dir.join("new")).unwrap();
+    put(dir, "next", "{\"Version\":3}");
+    fs::rename(dir.join("next"), dir.join("new")).unwrap();
+    files::remove_read(&dir.join("new"), &dir.join(ASIDE), read).unwrap();
+    assert_eq!(version(judge.look(false, now())), 3);
+    assert_eq!(names(dir), ["loaded"]);
+}
+
+#[test]
+fn no_release_is_lost_however_soon_it_comes_after_another() {
+    // where files are soon written: of a thousand looks about one meets the next release between two of its system calls
+    let fast = Path::new("/dev/shm");
+    let root = if fast.is_dir() { tempfile::tempdir_in(fast) } else { tempfile::tempdir() }.unwrap();
+    let dir = root.path();
+    let mut judge = judge(dir);
+    let mv = |n: u64| {
+        put(dir, "next", &format!("{{\"Version\":{n}}}"));
+        fs::rename(dir.join("next"), dir.join("new")).unwrap();
+    };
+    let (begin, begun) = std::sync::mpsc::channel::<u64>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for n in begun {
+                (0..n * 7919 % 4000).for_each(|_| std::hint::spin_loop());
+                mv(n + 1);
+            }
+        });
+        for n in (0..6000).step_by(2) {
+            mv(n);
+            begin.send(n).unwrap();
+            let look = |judge: &mut Judge| match judge.look(true, now()) {
+                Outcome::Release { release, .. } => Some(release.version.0),
+                Outcome::Quiet | Outcome::Unfinished { .. } => None,
+                Outcome::Fault(fault) => panic!("{fault}"),
+            };
+            let end = std::time::Instant::now() + Duration::from_secs(10);
+            while look(&mut judge) != Some(n + 1) {
+                assert!(std::time::Instant::now() < end, "release {} is lost", n + 1);
+            }
+        }
+        drop(begin);
+    });
+    assert_eq!(names(dir), ["loaded"]);
+}
+
 /// A file system of a few pages, gone when dropped.
 struct SmallDisk(TempDir);
 
