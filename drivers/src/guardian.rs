@@ -31,9 +31,9 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, getpid, getppid, pipe2};
+use nix::unistd::{ForkResult, Pid, getpgrp, getpid, getppid, pipe2, tcgetpgrp};
 use tokio::io::unix::AsyncFd;
 
 use crate::owner::Owner;
@@ -309,13 +309,23 @@ fn guard(mut charge: Charge, error_prefix: &str) -> ! {
     };
     // An hsup that was killed could not put its terminal back as it was.
     if let Some(settings) = terminal.filter(|_| status > 128) {
-        let _terminal_is_gone = tcsetattr(io::stdin(), SetArg::TCSANOW, &settings);
+        restore(&settings);
     }
     // Last, since to speak may take for ever, and fail.
     for word in words {
         let _nobody_listens = writeln!(io::stderr(), "{error_prefix}{word}");
     }
     process::exit(status);
+}
+
+/// Puts the terminal back as it was, where hsup is in the foreground there: else it has not changed it, and the kernel
+/// would stop the guardian for good, for whose end somebody waits.
+fn restore(terminal: &Termios) {
+    // It may be put into the background at any moment.
+    let _as_it_was = SigSet::from(Signal::SIGTTOU).thread_block();
+    if tcgetpgrp(io::stdin()) == Ok(getpgrp()) {
+        let _terminal_is_gone = tcsetattr(io::stdin(), SetArg::TCSANOW, terminal);
+    }
 }
 
 /// The guardian's life.

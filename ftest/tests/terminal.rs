@@ -103,6 +103,20 @@ fn a_shell_has_job_control() {
 }
 
 #[test]
+fn in_the_background_of_a_shell_it_ends_and_is_not_stopped() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exit 200", 1));
+    let shell = ["bash", "--norc", "-ic", r#""$@" & wait $!; echo "it ended with $?.""#, "bash"];
+    let hsup = at_a_terminal(&room, &room.hsup(["start", "--oneshot"]).through(shell));
+    hsup.wait_line("it ended with 200.");
+    hsup.end();
+    room.assert_nothing_left();
+}
+
+#[test]
 fn a_terminal_that_closes_ends_hsup_and_the_dyno() {
     if !has_script() {
         return;
