@@ -22,6 +22,18 @@ fn nothing_is_left(room: &Room, hsups: &[u32]) {
     eventually("nothing is left", || format!("{:#?}", left()), || left().is_empty().then_some(()));
 }
 
+/// Kills guardian and hsup proper at once, and waits until they and the dynos are gone; gives the pid of hsup proper.
+fn kill_both(hsup: Hsup, room: &Room) -> u32 {
+    let both = [hsup.pid(), hsup.proper()];
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        both.iter().for_each(|pid| procs::signal(*pid, signal));
+    }
+    room.wait_nothing_left();
+    let gone = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
+    eventually("both are gone", || hsup.printed(), gone);
+    both[1]
+}
+
 /// The next hsup starts and ends, and then nothing is left of either.
 fn the_next_start_takes_all_away(room: &Room, killed: u32) {
     let hsup = room.hsup(["start"]).up();
@@ -92,15 +104,8 @@ fn nothing_is_left_after_both_were_killed() {
     }
     let room = Room::new();
     let hsup = running(&room);
-    let both = [hsup.pid(), hsup.proper()];
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        both.iter().for_each(|pid| procs::signal(*pid, signal));
-    }
-    room.wait_nothing_left();
-    let gone = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
-    eventually("both are gone", || hsup.printed(), gone);
-    drop(hsup);
-    the_next_start_takes_all_away(&room, both[1]);
+    let killed = kill_both(hsup, &room);
+    the_next_start_takes_all_away(&room, killed);
 }
 
 #[test]
@@ -110,20 +115,29 @@ fn doctor_finds_and_mends_what_is_left() {
     }
     let room = Room::new();
     let hsup = running(&room);
-    let both = [hsup.pid(), hsup.proper()];
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        both.iter().for_each(|pid| procs::signal(*pid, signal));
-    }
-    room.wait_nothing_left();
-    let gone = || both.iter().all(|pid| !procs::alive(*pid)).then_some(());
-    eventually("both are gone", || hsup.printed(), gone);
-    drop(hsup);
+    let killed = kill_both(hsup, &room);
     let found = room.bare(["doctor"]).end();
     assert!(found.code != 0 && found.stdout.contains("worker.1"), "{found:?}");
     let mended = room.bare(["doctor", "--fix"]).end();
     assert_eq!(mended.code, 0, "{mended:?}");
-    nothing_is_left(&room, &[both[1]]);
+    nothing_is_left(&room, &[killed]);
     assert_eq!(room.bare(["doctor"]).end().code, 0);
+}
+
+#[test]
+fn what_an_hsup_has_left_that_named_the_state_dir_otherwise_is_taken_away() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let hsup = room.hsup(["--state-dir", "../state", "start"]).up();
+    hsup.wait_up("web.1");
+    let proper = kill_both(hsup, &room);
+    std::os::unix::fs::symlink(room.path("state"), room.path("link")).expect("a link can be made");
+    let mended = room.bare(["doctor", "--fix", "--state-dir"]).arg(room.path("link")).end();
+    assert!(mended.code == 0 && !mended.stdout.contains("kept"), "{mended:?}");
+    nothing_is_left(&room, &[proper]);
 }
 
 #[test]

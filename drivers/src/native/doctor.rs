@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cgroup::{Cgroup, Hierarchies, Host};
+use super::files;
 use super::ledger::RunId;
 use super::network::{self, Obstacle, nft};
 use super::network_users::Users;
@@ -15,6 +16,7 @@ pub(super) const DYNOS: &str = "native/dynos";
 
 /// Looks for what is left, and changes nothing.
 pub fn look(state_dir: &Path) -> Vec<Finding> {
+    let state_dir = &files::real_name(state_dir);
     let mut findings = reconcile::look(state_dir, &OfHost { state_dir, hierarchies: None });
     findings.extend(filter(false));
     findings
@@ -35,6 +37,7 @@ pub fn hints() -> Vec<Obstacle> {
 
 /// Undoes what is left.
 pub fn mend(state_dir: &Path) -> Vec<Finding> {
+    let state_dir = &files::real_name(state_dir);
     let mut findings = reconcile::mend(state_dir, &OfHost { state_dir, hierarchies: None });
     findings.extend(filter(true));
     findings
@@ -61,7 +64,7 @@ fn filter(mend: bool) -> Option<Finding> {
     }
 }
 
-/// Undoes what is left, at the start of an hsup, and logs it.
+/// Undoes what is left, at the start of an hsup, and logs it. The state dir goes by its real name.
 pub(super) fn mend_and_tell(state_dir: &Path, hierarchies: &Hierarchies) {
     let mut mended = 0;
     for finding in reconcile::mend(state_dir, &OfHost { state_dir, hierarchies: Some(hierarchies) }) {

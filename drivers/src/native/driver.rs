@@ -69,15 +69,17 @@ impl Native {
     pub fn new(
         zygote: Zygote,
         guardian: Arc<Guardian>,
-        settings: NativeSettings,
+        mut settings: NativeSettings,
     ) -> Result<Self, NativeError> {
         let uplink = Uplink::join()?;
         let mut cgroups = Hierarchies::detect(&Host::read()?);
+        make_dir(&settings.state_dir)?;
+        settings.state_dir = files::real_name(&settings.state_dir);
         doctor::mend_and_tell(&settings.state_dir, &cgroups);
         cgroups.prepare()?;
         let scratch = Scratch::of(&settings.state_dir);
         for dir in [&scratch.etc, &scratch.app] {
-            files::make_dir(dir).map_err(|source| NativeError::Scratch { path: dir.clone(), source })?;
+            make_dir(dir)?;
         }
         let claims = Claims::open(&settings.state_dir)?;
         claims.begin_at(turn(&settings.uids));
@@ -101,6 +103,10 @@ impl Native {
         };
         Ok(Self { starter: Arc::new(starter), _keeper: keeper })
     }
+}
+
+fn make_dir(dir: &Path) -> Result<(), NativeError> {
+    files::make_dir(dir).map_err(|source| NativeError::Scratch { path: dir.to_owned(), source })
 }
 
 /// Does what blocks on a thread for that or, where nobody would do anything else meanwhile, in place: to hand something

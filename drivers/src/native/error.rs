@@ -30,7 +30,7 @@ pub enum NativeError {
         /// Why.
         source: io::Error,
     },
-    /// The places of layers.
+    /// The state dir, or the places of layers in it.
     #[error("failed to create {}", path.display())]
     Scratch {
         /// Which.

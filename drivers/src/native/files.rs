@@ -39,6 +39,12 @@ pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)
 }
 
+/// The state dir by its one real name, however it was named: what is written down of it holds for whoever names it
+/// otherwise. It is left as given where there is none.
+pub(super) fn real_name(state_dir: &Path) -> PathBuf {
+    fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned())
+}
+
 /// Waits for the lock of a file, which is made if need be. It is to be held for the length of a few system calls.
 pub(super) fn lock(path: &Path) -> io::Result<Lock> {
     locked(path, FlockArg::LockExclusive)

@@ -28,12 +28,12 @@ use crate::native::scan::Standing;
 use crate::native::undo::{Fault, Seen, Undo, Undone};
 use crate::owner::{Owner, OwnerState, Place};
 
-/// Looks for what dead hsups have left behind, and changes nothing.
+/// Looks for what dead hsups have left behind in a state dir, of which this is the real name, and changes nothing.
 pub fn look(state_dir: &Path, undo: &dyn Undo) -> Vec<Finding> {
     Reconciler::new(state_dir, undo, false).reconcile()
 }
 
-/// Undoes what dead hsups have left behind. Nothing that cannot be undone keeps the rest from it: it stays in the
+/// Undoes what dead hsups have left behind in a state dir, of which this is the real name. Nothing that cannot be undone keeps the rest from it: it stays in the
 /// ledger, and is tried again the next time.
 pub fn mend(state_dir: &Path, undo: &dyn Undo) -> Vec<Finding> {
     Reconciler::new(state_dir, undo, true).reconcile()
@@ -271,11 +271,22 @@ impl<'a> Reconciler<'a> {
             Resource::Cgroup(path) => self.undo.remove_cgroup(path),
             Resource::Link(name) => self.undo.delete_link(name),
             Resource::Mount(path) => self.undo.unmount(path),
-            Resource::Dir(path) => {
-                self.check_dir(path).and_then(|()| self.undo.remove_dir(self.state_dir, path))
-            }
+            Resource::Dir(path) => self.remove_dir(path),
         };
         self.report(resource.describe(), undone)
+    }
+
+    /// A record names a directory as its hsup did, by whatever way that had come to the state dir.
+    fn remove_dir(&self, dir: &Path) -> Undone {
+        if fs::symlink_metadata(dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(false);
+        }
+        let dir = match (dir.parent(), dir.file_name()) {
+            (Some(parent), Some(name)) => fs::canonicalize(parent)?.join(name),
+            (Some(_) | None, _) => dir.to_owned(),
+        };
+        self.check_dir(&dir)?;
+        self.undo.remove_dir(self.state_dir, &dir)
     }
 
     /// Nothing outside of the state dir is removed, nor the books themselves, whatever a record says.
