@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::finding::{Finding, State, What};
 use crate::guardian::{Guardian, MARK};
 use crate::owner::{Owner, OwnerState, Place};
 use crate::{KillSignal, process, sys};
@@ -45,31 +46,108 @@ impl Drop for Entry {
 /// # Errors
 /// If the ledger cannot be read or written.
 pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), LedgerError> {
-    let dir = state_dir.join("running");
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| LedgerError { operation, path, source }
-    };
+    let dir = dir(state_dir);
     fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
     let mut killed = 0;
-    for entry in fs::read_dir(&dir).map_err(failed("read", &dir))? {
-        let entry = entry.map_err(failed("read", &dir))?;
-        let name = entry.file_name();
-        let Some(instance) = name.to_str().filter(|name| is_dead(name)) else { continue };
-        wait_for_owner(&fs::read_to_string(entry.path()).unwrap_or_default());
-        killed += kill_marked(&format!("{instance}/"));
-        match fs::remove_file(entry.path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &entry.path())(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+    for dead in dead(&dir)? {
+        wait_for_owner(&fs::read_to_string(&dead.path).unwrap_or_default());
+        killed += kill_marked(&dead.mark);
+        dead.strike()?;
     }
     let path = dir.join(guardian.instance());
     let me = std::process::id();
     let start_time = process::stat(me).map_or(0, |stat| stat.start_time);
     fs::write(&path, format!("{me} {start_time}")).map_err(failed("write", &path))?;
     Ok((Entry { path }, killed))
+}
+
+fn dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("running")
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+    let path = path.to_owned();
+    move |source| LedgerError { operation, path, source }
+}
+
+/// The entry of a dead hsup.
+struct Dead {
+    path: PathBuf,
+    /// What the marks of its dynos begin with.
+    mark: String,
+}
+
+impl Dead {
+    /// Removes it, unless somebody else was first.
+    fn strike(&self) -> Result<(), LedgerError> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.path)(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Its processes, and itself.
+    fn look(&self) -> Vec<Finding> {
+        let processes = marked(&self.mark).into_iter().map(|pid| {
+            let mark = process::variable(pid, MARK).unwrap_or_default();
+            let run = mark.strip_prefix(&self.mark).unwrap_or_default();
+            let dyno = run.rsplit_once('.').map_or(run, |(dyno, _number)| dyno);
+            Finding { what: What::Process, place: format!("{pid} of {dyno}"), state: State::Found }
+        });
+        let entry =
+            Finding { what: What::Entry, place: self.path.display().to_string(), state: State::Found };
+        processes.chain([entry]).collect()
+    }
+
+    fn mend(&self) -> Vec<Finding> {
+        let mut findings = self.look();
+        kill_marked(&self.mark);
+        let state = if marked(&self.mark).is_empty() {
+            self.strike().map_or_else(|error| State::Kept(crate::explain(&error)), |()| State::Mended)
+        } else {
+            State::Kept("not all processes of its dynos can be killed; see ps -e for state D".to_owned())
+        };
+        findings.iter_mut().for_each(|finding| finding.state = state.clone());
+        findings
+    }
+}
+
+/// The entries of dead hsups; none where there is no ledger.
+fn dead(dir: &Path) -> Result<Vec<Dead>, LedgerError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed("read", dir))?,
+    };
+    let mut dead = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("read", dir))?;
+        if let Some(instance) = entry.file_name().to_str().filter(|name| is_dead(name)) {
+            dead.push(Dead { path: entry.path(), mark: format!("{instance}/") });
+        }
+    }
+    Ok(dead)
+}
+
+/// Looks for what dead hsups have left: entries in the ledger, and processes of their dynos. Changes nothing.
+pub fn look(state_dir: &Path) -> Vec<Finding> {
+    find(state_dir, false)
+}
+
+/// Kills and removes what dead hsups have left, as the next start of an hsup does.
+pub fn mend(state_dir: &Path) -> Vec<Finding> {
+    find(state_dir, true)
+}
+
+fn find(state_dir: &Path, mends: bool) -> Vec<Finding> {
+    let dir = dir(state_dir);
+    let dead = match dead(&dir) {
+        Ok(dead) => dead,
+        Err(error) => {
+            let (place, state) = (dir.display().to_string(), State::Kept(crate::explain(&error)));
+            return vec![Finding { what: What::Entry, place, state }];
+        }
+    };
+    dead.iter().flat_map(|dead| if mends { dead.mend() } else { dead.look() }).collect()
 }
 
 /// Waits for an hsup proper (`<pid> <start time>`) whose guardian is dead to be gone, and its socket with it:
@@ -97,8 +175,8 @@ fn is_dead(instance: &str) -> bool {
 fn kill_marked(mark: &str) -> usize {
     let mut killed = 0;
     loop {
-        let left = process::all().unwrap_or_default().into_iter().filter(|pid| is_marked(*pid, mark));
-        let left: Vec<OwnedFd> = left.filter_map(|pid| kill_if_marked(pid, mark)).collect();
+        let left: Vec<OwnedFd> =
+            marked(mark).into_iter().filter_map(|pid| kill_if_marked(pid, mark)).collect();
         if left.is_empty() {
             return killed;
         }
@@ -112,6 +190,10 @@ fn kill_marked(mark: &str) -> usize {
             }
         }
     }
+}
+
+fn marked(mark: &str) -> Vec<u32> {
+    process::all().unwrap_or_default().into_iter().filter(|pid| is_marked(*pid, mark)).collect()
 }
 
 fn is_marked(pid: u32, mark: &str) -> bool {
@@ -172,6 +254,32 @@ mod tests {
             child.wait().unwrap();
         }
         drop(entry);
+        assert_eq!(fs::read_dir(&running).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_doctor_shows_what_a_dead_hsup_left_running_and_ends_it_when_told_to() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(look(state.path()), []);
+        let running = state.path().join("running");
+        fs::create_dir_all(&running).unwrap();
+        let dead = &format!("{}-4194304-2", place());
+        fs::write(running.join(dead), "").unwrap();
+        fs::write(running.join(Guardian::none().instance()), "").unwrap();
+        let mut left = marked_sleep(dead);
+        let finding = |what, place: String, state| Finding { what, place, state };
+        let both = |state: &State| {
+            let entry = running.join(dead).display().to_string();
+            let process = format!("{} of web.1", left.id());
+            [finding(What::Process, process, state.clone()), finding(What::Entry, entry, state.clone())]
+        };
+
+        assert_eq!(look(state.path()), both(&State::Found));
+        let mended = mend(state.path());
+        assert_eq!(mended, both(&State::Mended));
+
+        assert!(!left.wait().unwrap().success());
+        assert_eq!(look(state.path()), []);
         assert_eq!(fs::read_dir(&running).unwrap().count(), 1);
     }
 }

@@ -32,6 +32,7 @@ pub mod docker;
 mod driver;
 mod exit;
 mod explain;
+pub mod finding;
 pub mod guardian;
 pub mod ledger;
 pub mod limits;

@@ -1,6 +1,6 @@
 //! hsup is killed: its dynos die with it, or at the latest when the next hsup starts.
 
-use hsup_ftest::{Driver, Hsup, Room, driver, eventually, procs};
+use hsup_ftest::{Driver, Hsup, Launch, Room, driver, eventually, procs};
 use nix::sys::signal::Signal;
 
 /// A running hsup with two dynos, one of which has a daemon.
@@ -82,6 +82,52 @@ fn the_next_start_kills_what_was_left_and_takes_the_socket_over() {
     };
     let running = std::fs::read_dir(room.path(ledger)).expect("the ledger is there").count();
     assert_eq!(running, 0, "the ledger is empty");
+}
+
+#[test]
+fn doctor_shows_what_still_runs_and_ends_it() {
+    let room = Room::new();
+    let hsup = running(&room);
+    let web = hsup.dyno_pid("web.1");
+    kill_both(&hsup);
+    drop(hsup);
+    match driver() {
+        Driver::Simple | Driver::Abspath => {}
+        Driver::Docker | Driver::Native => room.wait_nothing_left(),
+    }
+    // what is left of the network of this host is not the test's
+    let doctor = |launch: Launch<'_>| match driver() {
+        Driver::Simple | Driver::Abspath | Driver::Docker => launch.through(["unshare", "--net"]).end(),
+        Driver::Native => launch.end(),
+    };
+    let found = doctor(room.bare(["doctor"]));
+    assert!(found.code == 75 && found.stdout.contains("`hsup doctor --fix` removes it"), "{found:?}");
+    match driver() {
+        Driver::Simple | Driver::Abspath => {
+            assert!(found.stdout.contains(&format!("process {web} of web.1: left behind")), "{found:?}");
+            assert!(procs::alive(web), "to look changes nothing");
+        }
+        Driver::Docker | Driver::Native => {}
+    }
+    let mended = doctor(room.bare(["doctor", "--fix"]));
+    assert_eq!(mended.code, 0, "{mended:?}");
+    room.assert_nothing_left();
+    let found = doctor(room.bare(["doctor"]));
+    assert!(found.code == 0 && found.stdout.starts_with("nothing is left behind\n"), "{found:?}");
+}
+
+#[test]
+fn doctor_tells_whoever_is_not_root_what_it_cannot_see() {
+    let room = Room::new();
+    std::os::unix::fs::chown(room.dir(), Some(65534), Some(65534)).expect("the tests are root's");
+    let hsup = room.path("hsup");
+    std::fs::copy(hsup_ftest::hsup_binary(), &hsup).expect("it can be copied");
+    let script = format!("shift; exec {} \"$@\"", hsup.display());
+    let somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script, "sh"];
+    let launch = room.bare(["doctor"]).with_the_app_that_is_there().through(somebody);
+    let said = launch.end();
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("as root") && !said.stdout.contains("denied"), "{said:?}");
 }
 
 #[test]

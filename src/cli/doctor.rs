@@ -1,21 +1,32 @@
-//! `hsup doctor`: what hsups that were killed have left on this host, and with `--fix` no more of it; and what of the
+//! `hsup doctor`: what hsups that were killed have left on this host, running too, and with `--fix` no more of it; and what of the
 //! host's settings is in the way of dynos.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process;
 
-use hsup_drivers::native::doctor::{hints, look, mend};
-use hsup_drivers::native::network::Obstacle;
-use hsup_drivers::native::reconcile::{Finding, State};
+use hsup_drivers::finding::{Finding, State};
+use hsup_drivers::{ledger, native};
+use nix::unistd::geteuid;
 use serde_json::json;
 
 use super::{Config, ExitCode};
 
+/// What is said to whoever is not root.
+const NOT_ROOT: &str =
+    "what native dynos have left is root's to see and to remove: run `hsup doctor` as root";
+
 /// Looks, or mends.
 pub fn doctor(config: &Config, fix: bool, json: bool) -> process::ExitCode {
-    let findings = if fix { mend(&config.state_dir) } else { look(&config.state_dir) };
-    let hints = hints();
+    let dir = &config.state_dir;
+    // Processes first: they may use the rest.
+    let findings = if fix {
+        [ledger::mend(dir), native::doctor::mend(dir)].concat()
+    } else {
+        [ledger::look(dir), native::doctor::look(dir)].concat()
+    };
+    let hints = native::doctor::hints().into_iter().map(|obstacle| obstacle.to_string());
+    let hints: Vec<_> = hints.chain((!geteuid().is_root()).then(|| NOT_ROOT.to_owned())).collect();
     let text = if json { as_json(&findings, &hints) } else { as_text(&findings, &hints, fix) };
     let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
     let left = findings.iter().any(|finding| match finding.state {
@@ -25,17 +36,15 @@ pub fn doctor(config: &Config, fix: bool, json: bool) -> process::ExitCode {
     if left { ExitCode::LeftBehind.into() } else { ExitCode::Ok.into() }
 }
 
-fn as_text(findings: &[Finding], hints: &[Obstacle], fix: bool) -> String {
+fn as_text(findings: &[Finding], hints: &[String], fix: bool) -> String {
     let mut text = String::new();
     for finding in findings {
         let _to_a_string = writeln!(text, "{finding}");
     }
-    match (findings.is_empty(), fix) {
-        (true, _) => text.push_str("nothing is left behind\n"),
-        (false, true) => {}
-        (false, false) => {
-            text.push_str("`hsup doctor --fix` removes it, as the next start of hsup does\n");
-        }
+    if findings.is_empty() {
+        text.push_str("nothing is left behind\n");
+    } else if !fix && findings.iter().any(|finding| finding.state == State::Found) {
+        text.push_str("`hsup doctor --fix` removes it, as the next start of hsup does\n");
     }
     for hint in hints {
         let _to_a_string = writeln!(text, "hint: {hint}");
@@ -43,7 +52,7 @@ fn as_text(findings: &[Finding], hints: &[Obstacle], fix: bool) -> String {
     text
 }
 
-fn as_json(findings: &[Finding], hints: &[Obstacle]) -> String {
+fn as_json(findings: &[Finding], hints: &[String]) -> String {
     let one = |Finding { what, place, state }: &Finding| {
         let (state, why) = match state {
             State::Found => ("found", None),
@@ -53,6 +62,5 @@ fn as_json(findings: &[Finding], hints: &[Obstacle]) -> String {
         json!({"What": what.to_string(), "Place": place, "State": state, "Why": why})
     };
     let findings: Vec<_> = findings.iter().map(one).collect();
-    let hints: Vec<_> = hints.iter().map(ToString::to_string).collect();
     json!({"Findings": findings, "Hints": hints}).to_string()
 }

@@ -3,13 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
+
 use super::cgroup::{Cgroup, Hierarchies, Host};
 use super::files;
 use super::ledger::RunId;
 use super::network::{self, Obstacle, nft};
 use super::network_users::Users;
-use super::reconcile::{self, Finding, State, What};
+use super::reconcile;
 use super::undo::{Fault, Seen, Undo, Undone};
+use crate::finding::{Finding, State, What};
 
 /// Where the places of runs are, below the state dir.
 pub(super) const DYNOS: &str = "native/dynos";
@@ -43,8 +46,11 @@ pub fn mend(state_dir: &Path) -> Vec<Finding> {
     findings
 }
 
-/// The packet filter, where nobody uses it.
+/// The packet filter, where nobody uses it. Only root may look.
 fn filter(mend: bool) -> Option<Finding> {
+    if !geteuid().is_root() {
+        return None;
+    }
     let finding = |state| Finding { what: What::Filter, place: "hsup".to_owned(), state };
     let alone = match Users::alone() {
         Ok(alone) => alone?.leave(),

@@ -12,7 +12,6 @@ mod error;
 mod etc;
 mod exec;
 mod files;
-mod finding;
 mod first_process;
 mod holdings;
 mod in_root;

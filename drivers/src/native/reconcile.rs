@@ -19,9 +19,9 @@ use std::io;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
+use crate::finding::{Finding, State, What};
 use crate::native::claims::{self, Kind};
 use crate::native::files;
-pub use crate::native::finding::{Finding, State, What};
 use crate::native::ledger::{self, Reading, Record, RunId};
 use crate::native::remove_tree::check_below;
 use crate::native::scan::Standing;

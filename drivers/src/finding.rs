@@ -1,10 +1,14 @@
-//! What is found when the host is reconciled with the ledger, in words. Nothing is looked for here.
+//! What is found that hsups which were killed have left behind, in words. Nothing is looked for here.
 
 use std::fmt;
 
 /// What kind of thing was left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
+    /// An hsup's entry in the ledger of those that run.
+    Entry,
+    /// A process of a dyno.
+    Process,
     /// A run of a dyno, as a whole.
     Run,
     /// A file of the ledger that is no record, or the ledger itself.
@@ -30,9 +34,10 @@ pub enum What {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Entry => "entry",
             Self::Run => "run",
             Self::Record => "record",
-            Self::Init => "process",
+            Self::Process | Self::Init => "process",
             Self::Cgroup => "cgroup",
             Self::Link => "link",
             Self::Mount => "mount",
