@@ -1,18 +1,21 @@
 //! The ledger of running hsups, and the clean-up after those that could not clean up themselves.
 //!
-//! Each hsup has a file under `running/` of the state dir, made before its first dyno. When hsup *and* its
-//! guardian are killed at once, the file stays, and with it the name by which the next hsup finds the
-//! processes that were left behind.
+//! Each hsup has a file under `running/` of the state dir, made before it owns anything and removed last, and holds a lock
+//! on it. When hsup *and* its guardian are killed at once, the file stays without the lock, and with it the name by which
+//! the next hsup finds the processes that were left behind.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use crate::finding::{Finding, State, What};
-use crate::guardian::{Guardian, MARK};
-use crate::owner::{Owner, OwnerState, Place};
+use crate::guardian::MARK;
+use crate::owner::{Owner, OwnerState};
+use crate::running::{self, Running};
 use crate::{KillSignal, process, sys};
 
 /// How long to wait for the processes that a dead hsup left behind to be gone once they are killed.
@@ -27,42 +30,72 @@ pub struct LedgerError {
     source: io::Error,
 }
 
-/// This hsup's entry in the ledger; dropping it removes the entry.
+/// This hsup's entry in the ledger; dropping it removes the entry. Its lock is held by every process of this hsup, and
+/// tells those in other pid namespaces that it lives: see [`Running`].
 #[derive(Debug)]
 pub struct Entry {
     path: PathBuf,
+    lock: Flock<File>,
+    /// Who removes it: no other process that was forked with it.
+    pid: u32,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        if self.pid != std::process::id() {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove this hsup's ledger entry");
         }
     }
 }
 
-/// Kills what dead hsups left behind and enters this one. Returns the entry and how many processes it killed.
+/// Enters this hsup. To be called by the process that will be the guardian, before it forks.
+///
+/// # Errors
+/// If the entry cannot be made or locked.
+pub fn enter(state_dir: &Path) -> Result<Entry, LedgerError> {
+    let dir = running::dir(state_dir);
+    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+    let path = dir.join(Owner::me().to_string());
+    // Under its name it is locked from the first moment on.
+    let new = path.with_extension("new");
+    let file = File::create(&new).map_err(failed("create", &new))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    let lock = lock.map_err(|(_, error)| failed("lock", &new)(error.into()))?;
+    let mut entry = Entry { path: new.clone(), lock, pid: 0 };
+    entry.join()?;
+    fs::rename(&new, &path).map_err(failed("rename", &new))?;
+    entry.path = path;
+    Ok(entry)
+}
+
+impl Entry {
+    /// Adds this process, which was forked by the one that made the entry, before it owns anything, and has it remove the
+    /// entry.
+    ///
+    /// # Errors
+    /// If the entry cannot be written.
+    pub fn join(&mut self) -> Result<(), LedgerError> {
+        self.pid = std::process::id();
+        let written = self.lock.write_all(format!("{}\n", Owner::me()).as_bytes());
+        written.map_err(failed("write", &self.path))
+    }
+}
+
+/// Kills what dead hsups have left running; gives how many processes.
 ///
 /// # Errors
 /// If the ledger cannot be read or written.
-pub fn enter(state_dir: &Path, guardian: &Guardian) -> Result<(Entry, usize), LedgerError> {
-    let dir = dir(state_dir);
-    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+pub fn kill_left(state_dir: &Path) -> Result<usize, LedgerError> {
     let mut killed = 0;
-    for dead in dead(&dir)? {
-        wait_for_owner(&fs::read_to_string(&dead.path).unwrap_or_default());
+    for dead in dead(state_dir)? {
+        wait_for_owner(&dead.path);
         killed += kill_marked(&dead.mark);
         dead.strike()?;
     }
-    let path = dir.join(guardian.instance());
-    let me = std::process::id();
-    let start_time = process::stat(me).map_or(0, |stat| stat.start_time);
-    fs::write(&path, format!("{me} {start_time}")).map_err(failed("write", &path))?;
-    Ok((Entry { path }, killed))
-}
-
-fn dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("running")
+    Ok(killed)
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
@@ -113,7 +146,8 @@ impl Dead {
 }
 
 /// The entries of dead hsups; none where there is no ledger.
-fn dead(dir: &Path) -> Result<Vec<Dead>, LedgerError> {
+fn dead(state_dir: &Path) -> Result<Vec<Dead>, LedgerError> {
+    let (dir, running) = (&running::dir(state_dir), Running::of(state_dir));
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed("read", dir))?,
@@ -121,7 +155,7 @@ fn dead(dir: &Path) -> Result<Vec<Dead>, LedgerError> {
     let mut dead = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed("read", dir))?;
-        if let Some(instance) = entry.file_name().to_str().filter(|name| is_dead(name)) {
+        if let Some(instance) = entry.file_name().to_str().filter(|name| is_dead(name, &running)) {
             dead.push(Dead { path: entry.path(), mark: format!("{instance}/") });
         }
     }
@@ -139,35 +173,32 @@ pub fn mend(state_dir: &Path) -> Vec<Finding> {
 }
 
 fn find(state_dir: &Path, mends: bool) -> Vec<Finding> {
-    let dir = dir(state_dir);
-    let dead = match dead(&dir) {
+    let dead = match dead(state_dir) {
         Ok(dead) => dead,
         Err(error) => {
-            let (place, state) = (dir.display().to_string(), State::Kept(crate::explain(&error)));
+            let place = running::dir(state_dir).display().to_string();
+            let state = State::Kept(crate::explain(&error));
             return vec![Finding { what: What::Entry, place, state }];
         }
     };
     dead.iter().flat_map(|dead| if mends { dead.mend() } else { dead.look() }).collect()
 }
 
-/// Waits for an hsup proper (`<pid> <start time>`) whose guardian is dead to be gone, and its socket with it:
-/// it is either being killed or killing its dynos.
-fn wait_for_owner(owner: &str) {
-    let Some((pid, start_time)) = owner.split_once(' ') else { return };
-    let (Ok(pid), Ok(start_time)) = (pid.parse(), start_time.parse::<u64>()) else { return };
-    let Ok(pidfd) = sys::pidfd_open(pid) else { return };
-    if process::stat(pid).is_some_and(|stat| stat.start_time == start_time)
-        && !process::ends_within(pidfd.as_fd(), KILLED)
-    {
-        tracing::error!("an hsup whose guardian was killed does not end: process {pid}");
+/// Waits for an hsup proper whose guardian is dead to be gone, and its socket with it: it is either being killed or
+/// killing its dynos.
+fn wait_for_owner(entry: &Path) {
+    let Some(proper) = running::owners(entry).and_then(|mut owners| owners.pop()) else { return };
+    let Ok(pidfd) = sys::pidfd_open(proper.pid) else { return };
+    if proper.state() == OwnerState::Alive && !process::ends_within(pidfd.as_fd(), KILLED) {
+        tracing::error!("an hsup whose guardian was killed does not end: process {}", proper.pid);
     }
 }
 
 /// Whether the guardian of that instance is dead. A name that is none says nothing of an hsup of this boot.
-fn is_dead(instance: &str) -> bool {
+fn is_dead(instance: &str, running: &Running) -> bool {
     match instance.parse::<Owner>() {
-        Ok(guardian) => guardian.state() == OwnerState::Dead,
-        Err(_) => instance.split('-').next() != Some(Place::here().boot.as_str()),
+        Ok(guardian) => running.state_of(&guardian) == OwnerState::Dead,
+        Err(_) => instance.split('-').next() != Some(running.here.boot.as_str()),
     }
 }
 
@@ -215,6 +246,7 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+    use crate::owner::Place;
 
     fn place() -> String {
         Place::here().to_string()
@@ -228,33 +260,36 @@ mod tests {
     fn what_a_dead_hsup_left_is_killed_and_what_a_live_one_runs_is_not() {
         let state = tempfile::tempdir().unwrap();
         let running = state.path().join("running");
-        fs::create_dir_all(&running).unwrap();
+        let entry = enter(state.path()).unwrap();
+        let live = Owner::me().to_string();
         let dead = &format!("{}-4194304-1", place());
-        let live = Guardian::none();
         // One of a container: its pid says nothing here, whether or not there is such a process.
         let boot = place().split('-').next().unwrap().to_owned();
         let foreign = &format!("{boot}-1-4194304-1");
         let mut left = marked_sleep(dead);
         let mut foreign_dyno = marked_sleep(foreign);
-        let mut kept = marked_sleep(live.instance());
+        let mut kept = marked_sleep(&live);
         fs::write(running.join(dead), "").unwrap();
         fs::write(running.join(foreign), "").unwrap();
-        fs::write(running.join(live.instance()), "").unwrap();
 
-        let (entry, killed) = enter(state.path(), &live).unwrap();
+        assert_eq!(kill_left(state.path()).unwrap(), 1);
 
-        assert_eq!(killed, 1);
         assert!(!left.wait().unwrap().success());
         assert!(kept.try_wait().unwrap().is_none());
         assert!(!running.join(dead).exists());
         assert!(foreign_dyno.try_wait().unwrap().is_none());
         assert!(running.join(foreign).exists());
-        for mut child in [kept, foreign_dyno] {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+
+        // It has entered itself as hsups do, and does not hold its entry.
+        fs::write(running.join(foreign), format!("{foreign}\n")).unwrap();
+        assert_eq!(kill_left(state.path()).unwrap(), 1);
+        assert!(!foreign_dyno.wait().unwrap().success());
+        assert!(!running.join(foreign).exists());
+
+        kept.kill().unwrap();
+        kept.wait().unwrap();
         drop(entry);
-        assert_eq!(fs::read_dir(&running).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&running).unwrap().count(), 0);
     }
 
     #[test]
@@ -265,7 +300,7 @@ mod tests {
         fs::create_dir_all(&running).unwrap();
         let dead = &format!("{}-4194304-2", place());
         fs::write(running.join(dead), "").unwrap();
-        fs::write(running.join(Guardian::none().instance()), "").unwrap();
+        fs::write(running.join(Owner::me().to_string()), "").unwrap();
         let mut left = marked_sleep(dead);
         let finding = |what, place: String, state| Finding { what, place, state };
         let both = |state: &State| {

@@ -40,6 +40,7 @@ pub mod native;
 mod notify;
 pub mod owner;
 pub mod process;
+pub mod running;
 mod simple;
 mod subprocess;
 #[expect(unsafe_code, reason = "the one room that calls the kernel and libc directly")]

@@ -75,7 +75,7 @@ pub enum OwnerState {
     /// It has ended, or the host was booted anew.
     Dead,
     /// Nothing can be said from here: it is of another pid namespace, or /proc tells too little. What it owns is
-    /// to be left alone.
+    /// to be left alone, unless its state dir tells more: see [`crate::running`].
     Unknown,
 }
 

@@ -1,5 +1,8 @@
 //! hsup is killed: its dynos die with it, or at the latest when the next hsup starts.
 
+use std::fs::File;
+use std::path::PathBuf;
+
 use hsup_ftest::{Driver, Hsup, Launch, Room, driver, eventually, procs};
 use nix::sys::signal::Signal;
 
@@ -114,6 +117,59 @@ fn doctor_shows_what_still_runs_and_ends_it() {
     room.assert_nothing_left();
     let found = doctor(room.bare(["doctor"]));
     assert!(found.code == 0 && found.stdout.starts_with("nothing is left behind\n"), "{found:?}");
+}
+
+/// What gives hsup a pid namespace of its own, as that of a container.
+const CONTAINED: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+
+/// Starts hsup in a pid namespace that no later one is taken for: it stays while what is given beside it is open.
+fn contained(room: &Room) -> (Hsup, File) {
+    let daemon = "setsid sh -c 'sleep 600 &'; echo ready; exec sleep 600";
+    room.release(&room.app().process("web", daemon, 1));
+    let hsup = room.hsup(["start"]).through(CONTAINED).up();
+    hsup.wait_line("web.1 | ready");
+    let first = procs::children(hsup.pid())[0];
+    (hsup, File::open(format!("/proc/{first}/ns/pid")).expect("it lives"))
+}
+
+/// What hsup has written down below the state dir of what runs.
+fn books(room: &Room) -> Vec<PathBuf> {
+    let dirs = ["running", "native/runs", "native/claims/uid", "native/claims/subnet", "native/dynos"];
+    let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(room.path("state").join(dir)));
+    let paths = entries.flatten().map(|entry| entry.expect("a directory can be read").path());
+    paths.filter(|path| !path.ends_with(".lock")).collect()
+}
+
+#[test]
+fn what_a_killed_container_has_left_is_taken_away_by_the_next_one() {
+    let room = Room::new();
+    let (hsup, _pinned) = contained(&room);
+    hsup.signal(Signal::SIGKILL);
+    hsup.end();
+    room.wait_nothing_left();
+    assert!(!books(&room).is_empty(), "nobody could clean up");
+    let (next, _pinned) = contained(&room);
+    let first = procs::children(next.pid())[0];
+    procs::signal(first, Signal::SIGTERM);
+    assert_eq!(next.end().code, 0);
+    eventually(
+        "the books are empty",
+        || format!("{:#?}", books(&room)),
+        || books(&room).is_empty().then_some(()),
+    );
+}
+
+#[test]
+fn what_runs_in_another_container_is_left_alone() {
+    let room = Room::new();
+    let (hsup, _pinned) = contained(&room);
+    let before = (hsup.dyno_pid("web.1"), books(&room));
+    let doctor = room.bare(["doctor", "--fix"]).through(["unshare", "--net"]).end();
+    let place = room.dir().to_string_lossy().into_owned();
+    assert!(doctor.stderr.is_empty() && !doctor.stdout.contains(&place), "{doctor:?}");
+    let beside = room.hsup(["-s", "none", "run", "echo beside"]).through(CONTAINED).end();
+    assert_eq!((beside.code, beside.stdout.as_str()), (0, "beside\n"), "{beside:?}");
+    assert_eq!((hsup.dyno_pid("web.1"), books(&room)), before);
 }
 
 #[test]

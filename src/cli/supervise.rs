@@ -7,7 +7,7 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hsup_drivers::guardian::{self, Guardian};
+use hsup_drivers::guardian::{self, Guardian, Relay};
 use hsup_drivers::native::Zygote;
 use hsup_drivers::{Stdio, ledger, sys};
 use nix::sys::prctl::set_dumpable;
@@ -71,15 +71,8 @@ pub fn supervise(config: Config) -> process::ExitCode {
     };
     sys::share_allocator();
     let (manager, relay) = Manager::open(&config.given);
-    // Before there is a thread: the guardian forks, which a process with threads cannot.
-    let guardian = Guardian::enter(relay, systemd::prefix(io::stderr(), Level::ERROR));
-    let guardian = guardian.map_err(Fatal::system("divide into guardian and supervisor"));
-    let (guardian, signals) = match guardian {
-        Ok(both) => both,
-        Err(fatal) => return fatal.report(),
-    };
-    let zygote = match fork_zygote(&config) {
-        Ok(zygote) => zygote,
+    let (_entry, guardian, signals, zygote) = match divide(&config, relay) {
+        Ok(parts) => parts,
         Err(fatal) => return fatal.report(),
     };
     let stderr = Stderr::new();
@@ -91,6 +84,20 @@ pub fn supervise(config: Config) -> process::ExitCode {
         Ok(code) => process::ExitCode::from(code),
         Err(fatal) => fatal.report(),
     }
+}
+
+/// Becomes the processes that hsup is, all before there is a thread: they fork, which a process with threads cannot.
+/// Each holds the entry in the ledger, which is made first and removed last.
+fn divide(
+    config: &Config,
+    relay: Option<Relay>,
+) -> Result<(ledger::Entry, Guardian, guardian::Signals, Option<Zygote>), Fatal> {
+    let mut entry = ledger::enter(&config.state_dir).map_err(Fatal::state_dir)?;
+    let guardian = Guardian::enter(relay, systemd::prefix(io::stderr(), Level::ERROR));
+    let (guardian, signals) = guardian.map_err(Fatal::system("divide into guardian and supervisor"))?;
+    entry.join().map_err(Fatal::state_dir)?;
+    let zygote = fork_zygote(config)?;
+    Ok((entry, guardian, signals, zygote))
 }
 
 fn run(
@@ -127,7 +134,7 @@ async fn supervise_all(
     let source = Source::open(config)?;
     let driver = driver(config, &source.binds, &guardian, zygote).await?;
     let (name, binds_of_all) = (driver.name(), source.binds.clone());
-    let (_entry, killed) = ledger::enter(&config.state_dir, &guardian).map_err(Fatal::state_dir)?;
+    let killed = ledger::kill_left(&config.state_dir).map_err(Fatal::state_dir)?;
     if killed > 0 {
         tracing::warn!("killed {killed} processes that an hsup which was killed had left behind");
     }

@@ -16,6 +16,7 @@ use super::stack::StackImages;
 use super::start::Starter;
 use crate::native::BindMount;
 use crate::owner::Owner;
+use crate::running::Running;
 use crate::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver, DynoSpec, Network, Run, StartError};
 
 /// How the driver is set up.
@@ -68,7 +69,7 @@ impl Docker {
         let entry = Binary::find(entry.as_deref())?;
         let engine = Arc::new(Engine::connect(endpoint).await?);
         let state = leftovers::name_of_state(&state_dir)?;
-        match leftovers::remove(&engine, &state).await? {
+        match leftovers::remove(&engine, &state, &Running::of(&state_dir)).await? {
             0 => {}
             removed => {
                 tracing::warn!("removed {removed} containers that an hsup which was killed had left behind")

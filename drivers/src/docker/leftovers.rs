@@ -16,7 +16,8 @@ use super::binary::hex;
 use super::container::{OWNER_LABEL, STATE_LABEL};
 use super::engine::Engine;
 use super::error::DockerError;
-use crate::owner::{Owner, OwnerState, Place};
+use crate::owner::{Owner, OwnerState};
+use crate::running::Running;
 
 /// The file of the state dir that holds its name.
 const NAME_FILE: &str = "docker-state";
@@ -73,16 +74,15 @@ pub(super) fn name_of_state(state_dir: &Path) -> Result<String, DockerError> {
 ///
 /// # Errors
 /// If the engine does not list them. One that it does not remove is told of, and left to the next start.
-pub(super) async fn remove(engine: &Engine, state: &str) -> Result<usize, DockerError> {
+pub(super) async fn remove(engine: &Engine, state: &str, running: &Running) -> Result<usize, DockerError> {
     let filters = HashMap::from([("label".to_owned(), vec![format!("{STATE_LABEL}={state}")])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
     let listed = engine.ask("list its containers", engine.docker().list_containers(Some(options))).await?;
-    let here = Place::here();
     let mut removed = 0;
     for container in listed {
         let owner =
             container.labels.as_ref().and_then(|labels| labels.get(OWNER_LABEL)?.parse::<Owner>().ok());
-        let is_left = owner.is_some_and(|owner| owner.state_from(&here) == OwnerState::Dead);
+        let is_left = owner.is_some_and(|owner| running.state_of(&owner) == OwnerState::Dead);
         let Some(id) = container.id.filter(|_| is_left) else { continue };
         match remove_container(engine, &id).await {
             Ok(()) => removed += 1,

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::native::scan::{Scan, Standing};
 use crate::native::{files, ledger};
-use crate::owner::{Owner, OwnerState, Place};
+use crate::owner::{Owner, OwnerState};
+use crate::running::Running;
 
 /// The first UID of dynos, as it has always been for hsup: above what distributions give to people and their
 /// services (from 1000 on, one by one), and far below what they hand out for containers (100000 and up).
@@ -121,7 +122,7 @@ pub(super) struct Inner {
     /// The records of the ledger.
     pub(super) runs: PathBuf,
     owner: Owner,
-    pub(super) here: Place,
+    pub(super) running: Running,
     books: Mutex<Books>,
 }
 
@@ -149,8 +150,8 @@ impl Claims {
         let owner = Owner::me();
         let source = write_source(&dir, &owner)?;
         let books = Books { source, held: HashSet::new(), next_uid: 0, next_subnet: 0 };
-        let (runs, here, books) = (files::runs_dir(state_dir), Place::here(), Mutex::new(books));
-        Ok(Self { inner: Arc::new(Inner { dir, runs, owner, here, books }) })
+        let (runs, running, books) = (files::runs_dir(state_dir), Running::of(state_dir), Mutex::new(books));
+        Ok(Self { inner: Arc::new(Inner { dir, runs, owner, running, books }) })
     }
 
     /// Has the turn of UIDs begin at this one. The kernel removes the network of a dyno some time after it has ended,
@@ -286,7 +287,7 @@ impl Inner {
     /// Replaces the claim of a dead owner by one of this process; `false` if somebody else was first.
     fn take_back(&self, kind: Kind, number: u32) -> Result<bool, ClaimError> {
         let undone = |owner: Option<&Owner>| owner.map_or(Ok(true), |owner| Ok(!self.has_records(owner)?));
-        let removed = remove_dead(&self.dir, kind, number, &self.here, undone)?;
+        let removed = remove_dead(&self.dir, kind, number, &self.running, undone)?;
         Ok(removed.is_some() && self.link(kind, number)?)
     }
 }
@@ -300,13 +301,13 @@ pub(super) fn remove_dead(
     dir: &Path,
     kind: Kind,
     number: u32,
-    here: &Place,
+    running: &Running,
     undone: impl FnOnce(Option<&Owner>) -> io::Result<bool>,
 ) -> Result<Option<files::Lock>, ClaimError> {
     let lock = dir.join("lock");
     let lock = files::lock(&lock).map_err(failed("lock", &lock))?;
     let path = dir.join(kind.as_str()).join(number.to_string());
-    let (standing, owner) = read_claim(&path, here).map_err(failed("read", &path))?;
+    let (standing, owner) = read_claim(&path, running).map_err(failed("read", &path))?;
     if standing != Standing::Dead || !undone(owner.as_ref()).map_err(failed("read the runs beside", dir))? {
         return Ok(None);
     }
@@ -315,9 +316,9 @@ pub(super) fn remove_dead(
 }
 
 /// What a claim's own file says of its owner.
-pub(super) fn read_claim(path: &Path, here: &Place) -> io::Result<(Standing, Option<Owner>)> {
+pub(super) fn read_claim(path: &Path, running: &Running) -> io::Result<(Standing, Option<Owner>)> {
     match fs::read(path) {
-        Ok(bytes) => Ok(standing_of(&bytes, here)),
+        Ok(bytes) => Ok(standing_of(&bytes, running)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Standing::Gone, None)),
         // Something else of that name: not ours to judge, nor to take.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok((Standing::Taken, None)),
@@ -326,7 +327,7 @@ pub(super) fn read_claim(path: &Path, here: &Place) -> io::Result<(Standing, Opt
 }
 
 /// What is in a claim's file, and the owner that it names.
-fn standing_of(bytes: &[u8], here: &Place) -> (Standing, Option<Owner>) {
+fn standing_of(bytes: &[u8], running: &Running) -> (Standing, Option<Owner>) {
     // Claims are there whole or not at all, but for a crash of the host, which leaves the size and not the bytes.
     if bytes.iter().all(|byte| *byte == 0) {
         return (Standing::Dead, None);
@@ -334,7 +335,7 @@ fn standing_of(bytes: &[u8], here: &Place) -> (Standing, Option<Owner>) {
     // Without the newline it is not whole, and names another owner than was meant.
     let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_suffix('\n'));
     let owner = text.and_then(|text| text.parse::<Owner>().ok());
-    let dead = owner.as_ref().is_some_and(|owner| owner.state_from(here) == OwnerState::Dead);
+    let dead = owner.as_ref().is_some_and(|owner| running.state_of(owner) == OwnerState::Dead);
     (if dead { Standing::Dead } else { Standing::Taken }, owner)
 }
 

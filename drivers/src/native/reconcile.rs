@@ -26,7 +26,8 @@ use crate::native::ledger::{self, Reading, Record, RunId};
 use crate::native::remove_tree::check_below;
 use crate::native::scan::Standing;
 use crate::native::undo::{Fault, Seen, Undo, Undone};
-use crate::owner::{Owner, OwnerState, Place};
+use crate::owner::{Owner, OwnerState};
+use crate::running::Running;
 
 /// Looks for what dead hsups have left behind in a state dir, of which this is the real name, and changes nothing.
 pub fn look(state_dir: &Path, undo: &dyn Undo) -> Vec<Finding> {
@@ -63,13 +64,12 @@ struct Reconciler<'a> {
     state_dir: &'a Path,
     undo: &'a dyn Undo,
     mends: bool,
-    here: Place,
+    running: Running,
     runs: PathBuf,
     claims: PathBuf,
     findings: Vec<Finding>,
     left: Left,
-    /// Whether an owner is dead.
-    looked_at: RefCell<HashMap<Owner, bool>>,
+    looked_at: RefCell<HashMap<Owner, OwnerState>>,
 }
 
 /// What is left of dead hsups whose claims therefore stay.
@@ -97,9 +97,9 @@ fn numbers(record: &Record) -> [(Kind, u32); 2] {
 impl<'a> Reconciler<'a> {
     fn new(state_dir: &'a Path, undo: &'a dyn Undo, mends: bool) -> Self {
         let (runs, claims) = (files::runs_dir(state_dir), files::claims_dir(state_dir));
-        let (here, findings, left) = (Place::here(), Vec::new(), Left::default());
+        let (running, findings, left) = (Running::of(state_dir), Vec::new(), Left::default());
         let looked_at = RefCell::default();
-        Self { state_dir, undo, mends, here, runs, claims, findings, left, looked_at }
+        Self { state_dir, undo, mends, running, runs, claims, findings, left, looked_at }
     }
 
     fn reconcile(mut self) -> Vec<Finding> {
@@ -139,9 +139,13 @@ impl<'a> Reconciler<'a> {
     }
 
     /// Each owner is looked at once: who dies meanwhile is left to the next one who reconciles.
-    fn is_dead(&self, owner: &Owner) -> bool {
+    fn state_of(&self, owner: &Owner) -> OwnerState {
         let mut looked_at = self.looked_at.borrow_mut();
-        *looked_at.entry(owner.clone()).or_insert_with(|| owner.state_from(&self.here) == OwnerState::Dead)
+        *looked_at.entry(owner.clone()).or_insert_with(|| self.running.state_of(owner))
+    }
+
+    fn is_dead(&self, owner: &Owner) -> bool {
+        self.state_of(owner) == OwnerState::Dead
     }
 
     /// What has a name of ours and an owner that is dead or not known.
@@ -167,7 +171,11 @@ impl<'a> Reconciler<'a> {
     ) {
         match listed {
             Ok(listed) => {
-                let abandoned = |seen: &Seen<T>| seen.owner.as_ref().is_none_or(|owner| self.is_dead(owner));
+                // What is not in the state dir may be of an hsup with another one, whose ledger tells of it.
+                let is_dead = |owner: &Owner| {
+                    self.is_dead(owner) && (what == What::Dir || owner.state() == OwnerState::Dead)
+                };
+                let abandoned = |seen: &Seen<T>| seen.owner.as_ref().is_none_or(is_dead);
                 seen.extend(listed.into_iter().filter(abandoned).map(|seen| resource(seen.name)));
             }
             Err(fault) => self.keep(what, "that no run has", &*fault),
@@ -181,8 +189,13 @@ impl<'a> Reconciler<'a> {
         };
         for (path, run) in listed {
             // A record's name tells its first owner: while that is alive it is not even read.
-            if run.is_none_or(|run| self.is_dead(run.owner())) {
-                self.reconcile_run(&path);
+            match run.as_ref().map(|run| self.state_of(run.owner())) {
+                None | Some(OwnerState::Dead) => self.reconcile_run(&path),
+                Some(OwnerState::Alive) => {}
+                Some(OwnerState::Unknown) => {
+                    let why = "whether its hsup lives cannot be told from this pid namespace".to_owned();
+                    self.find(What::Record, path.display(), State::Kept(why));
+                }
             }
         }
     }
@@ -241,11 +254,13 @@ impl<'a> Reconciler<'a> {
     /// Whether all that the record names is undone.
     fn undo_run(&mut self, record: &Record) -> bool {
         // A boot undoes all but directories, and something else may have the names and the pid by now.
-        let this_boot = record.owner.boot == self.here.boot;
+        let this_boot = record.owner.boot == self.running.here.boot;
         let mut stopped = true;
         let mut undone = true;
         if this_boot {
-            if let Some(init) = record.init {
+            // In another pid namespace its pid is somebody else's; there it has ended with its hsup.
+            let here = record.owner.pid_namespace == self.running.here.pid_namespace;
+            if let Some(init) = record.init.filter(|_| here) {
                 stopped &= self.report((What::Init, init.pid.to_string()), self.undo.kill_init(init));
             }
             for cgroup in &record.cgroups {
@@ -401,7 +416,9 @@ impl<'a> Reconciler<'a> {
     /// Looks at the owner of a claim first and at its runs after: one that has died since they were reconciled
     /// has runs that are not accounted for.
     fn read_claim(&self, path: &Path) -> io::Result<Abandoned> {
-        let (Standing::Dead, owner) = claims::read_claim(path, &self.here)? else { return Ok(Abandoned::No) };
+        let (Standing::Dead, owner) = claims::read_claim(path, &self.running)? else {
+            return Ok(Abandoned::No);
+        };
         let Some(owner) = owner else { return Ok(Abandoned::By(None)) };
         let runs = ledger::run_ids(&self.runs)?;
         let mut of_owner = runs.iter().filter(|run| *run.owner() == owner);
@@ -418,7 +435,7 @@ impl<'a> Reconciler<'a> {
             return self.find(what, number, State::Found);
         }
         let same = |now: Option<&Owner>| Ok(now == owner);
-        match claims::remove_dead(&self.claims, kind, number, &self.here, same) {
+        match claims::remove_dead(&self.claims, kind, number, &self.running, same) {
             // The run that had it has been told of.
             Ok(Some(_)) if self.left.undone.contains(&claim) => {}
             Ok(Some(_)) => self.find(what, number, State::Mended),

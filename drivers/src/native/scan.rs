@@ -70,7 +70,7 @@ impl<'a> Scan<'a> {
 
     fn read(&self, number: u32) -> Result<Standing, ClaimError> {
         let path = self.claims.path(self.kind, number);
-        let (standing, owner) = read_claim(&path, &self.claims.here).map_err(failed("read", &path))?;
+        let (standing, owner) = read_claim(&path, &self.claims.running).map_err(failed("read", &path))?;
         let Some(owner) = owner.filter(|_| standing == Standing::Dead) else { return Ok(standing) };
         let left = self.claims.has_records(&owner).map_err(failed("read", &self.claims.runs))?;
         Ok(if left { Standing::Taken } else { Standing::Dead })

@@ -43,6 +43,15 @@ fn plant_claims(state_dir: &Path, owner: &Owner, numbers: [(Kind, u32); 2]) {
     }
 }
 
+/// The entry of an hsup, held as it does.
+fn entry_of(state_dir: &Path, owner: &Owner) -> files::Lock {
+    let running = state_dir.join("running");
+    fs::create_dir(&running).unwrap();
+    let entry = running.join(owner.to_string());
+    fs::write(&entry, format!("{owner}\n")).unwrap();
+    files::try_lock(&entry).unwrap().unwrap()
+}
+
 #[test]
 fn where_nothing_is_left_nothing_is_found_or_made() {
     let state = tempfile::tempdir().unwrap();
@@ -130,8 +139,9 @@ fn a_directory_stays_while_processes_may_use_it() {
 }
 
 #[test]
-fn what_is_alive_or_of_another_pid_namespace_is_left_alone() {
+fn what_is_alive_is_left_alone_in_another_pid_namespace_too() {
     let state = tempfile::tempdir().unwrap();
+    let held = entry_of(state.path(), &foreign());
     let claims = Claims::open(state.path()).unwrap();
     let _claimed = claims.claim_identity(3000..=3003, 8).unwrap();
     let ledger = Ledger::open(state.path()).unwrap();
@@ -155,6 +165,25 @@ fn what_is_alive_or_of_another_pid_namespace_is_left_alone() {
     for number in 0..3 {
         assert!(claim_exists(state.path(), "uid", 3000 + number), "{number}");
     }
+    drop(held);
+    assert!(mend(state.path(), &fake).contains(&found(What::Run, &theirs.record().run, State::Mended)));
+    assert_eq!([3000, 3001, 3002].map(|uid| claim_exists(state.path(), "uid", uid)), [true, false, true]);
+    // A link may be of an hsup with another state dir; that of the record was.
+    assert!(!fake.take_calls().contains(&"link theirs".to_owned()));
+}
+
+#[test]
+fn what_may_be_alive_is_kept_and_said_so() {
+    let state = tempfile::tempdir().unwrap();
+    let theirs = enter(state.path(), record(&run_of(&foreign())));
+    plant_claims(state.path(), &foreign(), numbers(theirs.record()));
+    for findings in [look(state.path(), &Fake::default()), mend(state.path(), &Fake::default())] {
+        let [Finding { what: What::Record, place: _, state: State::Kept(why) }] = findings.as_slice() else {
+            panic!("{findings:#?}");
+        };
+        assert!(why.contains("pid namespace"), "{why}");
+    }
+    assert!(claim_exists(state.path(), "uid", 3000));
 }
 
 #[test]
