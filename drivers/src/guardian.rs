@@ -9,7 +9,8 @@
 //!
 //! hsup proper has these signals blocked and hears of them through a pipe. So a signal counts once, whether it
 //! was sent to the guardian, to the process group or by the terminal; one that comes while hsup is still starting
-//! is not lost; and the end of the pipe is the end of the guardian.
+//! is not lost; and the end of the pipe is the end of the guardian. A signal to hsup proper alone is not heard: it cannot
+//! be told from one that somebody sends to each of hsup's processes in turn.
 //!
 //! It must not decide anything about dynos, and must not start a thread.
 
@@ -47,6 +48,9 @@ pub const MARK: &str = "HSUP_RUN";
 /// What the guardian tells hsup of.
 const FORWARDED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// What hsup proper is called. The guardian keeps the name `hsup`, by which people signal it.
+const NAME: &std::ffi::CStr = c"hsup-proper";
 
 /// How long killed processes may take to go away before the guardian ends without them: only a process that
 /// the kernel itself cannot end takes longer.
@@ -95,6 +99,7 @@ impl Guardian {
             }
             ForkResult::Child => {
                 drop((told, relay));
+                prctl::set_name(NAME)?;
                 [Signal::SIGCHLD, Signal::SIGABRT].into_iter().collect::<SigSet>().thread_unblock()?;
                 Ok((Self::of_parent()?, Signals { heard }))
             }
@@ -331,7 +336,6 @@ fn restore(terminal: &Termios) {
 /// The guardian's life.
 fn watch(charge: &mut Charge) -> io::Result<Exit> {
     prctl::set_child_subreaper(true)?;
-    prctl::set_name(c"hsup-guardian")?;
     let signals = SignalFd::with_flags(&charge.watched, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut patience = PollTimeout::from(SETTLED_MS);
     loop {

@@ -55,6 +55,22 @@ fn one_signal_to_all_of_hsups_processes_counts_once() {
 }
 
 #[test]
+fn whoever_signals_what_is_called_hsup_is_heard() {
+    // As `killall hsup` and `pkill -x hsup` do.
+    let room = Room::new();
+    let hsup = start(&room, &room.app().process("web", POLITE, 1));
+    hsup.wait_line("web.1 | ready");
+    let is_called_hsup =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "hsup\n");
+    let called: Vec<u32> = [hsup.pid(), hsup.proper()].into_iter().filter(is_called_hsup).collect();
+    assert_eq!(called, [hsup.pid()], "one is, and that one hears signals");
+    called.into_iter().for_each(|pid| procs::signal(pid, Signal::SIGTERM));
+    let ended = hsup.end();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stdout.contains("web.1 | bye") && !ended.stderr.contains("killing"), "{ended:?}");
+}
+
+#[test]
 fn a_dyno_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
     let room = Room::new();
     room.release(&room.app().process("web", STUBBORN, 1));

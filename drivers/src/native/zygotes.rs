@@ -209,8 +209,10 @@ impl Line {
     /// Ends the process that the zygote has cloned and did not live to tell of. Nobody else would reap it, and nobody
     /// clones another one now.
     fn end_untold(&self) {
+        // By the zygote's name, until it has its own; what hsup proper forks has that of hsup proper.
         let is_cloned = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("hsup-"))
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            matches!(name.trim_end(), "hsup-zygote" | "hsup-init" | "hsup-attendant")
         };
         let children = process::children(std::process::id()).into_iter();
         children.filter(|pid| !self.told.contains(pid)).filter(is_cloned).for_each(end);
