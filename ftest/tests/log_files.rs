@@ -77,6 +77,24 @@ fn a_directory_that_cannot_be_written_is_said_at_the_start() {
 }
 
 #[test]
+fn a_directory_is_that_of_one_hsup_and_one_off_dynos_write_beside_it() {
+    let (room, other) = (Room::new(), Room::new());
+    room.release(&room.app().process("web", "echo hello; exec sleep 600", 1));
+    other.release(&other.app().process("web", "echo hello; exec sleep 600", 1));
+    let hsup = room.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").up();
+    hsup.wait_line("web.1 | hello");
+    let refused = other.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").end();
+    assert_eq!(refused.code, 71, "{refused:?}");
+    assert!(refused.stderr.contains("--log-dir (or HSUP_LOG_DIR)"), "{refused:?}");
+    let ended = other.hsup(["--log-dir"]).arg(room.path("logs")).args(["run", "echo once"]).end();
+    assert_eq!((ended.code, lines(&room, "run.1")), (0, vec!["once".to_owned()]), "{ended:?}");
+    assert_eq!(hsup.stop().code, 0);
+    let next = other.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").up();
+    next.wait_line("web.1 | hello");
+    assert_eq!(next.stop().code, 0);
+}
+
+#[test]
 fn a_full_disk_stops_nobody() {
     let room = Room::new();
     room.release(&room.app().process("web", "while sleep 0.02; do echo tick; done", 1));

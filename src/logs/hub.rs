@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::batch::Batch;
 use super::drain::{Drain, DrainError, DrainPlace, DrainStatus, MUCH_BYTES};
 use super::dyno_log::{DynoLog, Printing};
-use super::files::LogFiles;
+use super::files::{Claim, LogFiles};
 use super::settings::LogSettings;
 use super::tail::Tail;
 use crate::model::DynoName;
@@ -62,7 +62,8 @@ impl Logs {
     /// If a drain or the log files cannot be.
     pub fn start(settings: LogSettings, place: DrainPlace) -> Result<Self, LogsError> {
         let tail = Tail::new(settings.tail_bytes);
-        let files = settings.files.clone().map(LogFiles::start).transpose()?;
+        let claim = if place.adopts { Claim::Directory } else { Claim::OneOff };
+        let files = settings.files.clone().map(|files| LogFiles::start(files, claim)).transpose()?;
         let start = |url| Drain::start(url, &settings.drain, &place, tail.clone());
         let drains = settings.drains.iter().map(start).collect::<Result<_, _>>()?;
         Ok(Self(Arc::new(Shared {

@@ -31,28 +31,50 @@ pub(in crate::logs) struct LogFiles {
 
 /// The directory of the log files cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {}: name a directory that hsup may write to with --log-dir", path.display())]
-pub struct FilesError {
-    /// What was being done.
-    pub(super) operation: &'static str,
-    /// To what.
-    pub(super) path: PathBuf,
-    /// Why it failed.
-    pub(super) source: io::Error,
+pub enum FilesError {
+    /// The system does not let it be.
+    #[error("failed to {operation} {}: name a directory that hsup may write to with --log-dir", path.display())]
+    Failed {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another hsup writes there, whose dynos may have the same names.
+    #[error(
+        "the log files in {} are those of another hsup that is running: name another directory with --log-dir (or \
+         HSUP_LOG_DIR), one for each hsup",
+        path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// What an hsup has of the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::logs) enum Claim {
+    /// All of it, and nobody else has any: it finishes what one that was killed has left.
+    Directory,
+    /// The files of its one-off dyno, which it may share with others of the same name, beside whoever has the directory.
+    OneOff,
 }
 
 impl LogFiles {
     /// Makes the directory and starts the thread.
     ///
     /// # Errors
-    /// If either cannot be.
-    pub(in crate::logs) fn start(settings: FileSettings) -> Result<Self, FilesError> {
+    /// If either cannot be, or another hsup has the directory.
+    pub(in crate::logs) fn start(settings: FileSettings, claim: Claim) -> Result<Self, FilesError> {
         let path = settings.dir.clone();
         let failed = |operation| {
             let path = path.clone();
-            move |source| FilesError { operation, path, source }
+            move |source| FilesError::Failed { operation, path, source }
         };
-        let mut writer = Writer::new(settings)?;
+        let mut writer = Writer::new(settings, claim)?;
         let intake = Arc::new(Intake::new(BUFFER_BYTES, Overflow::Block));
         let runtime = Builder::new_current_thread().build().map_err(failed("start a runtime for"))?;
         let (tell, ended) = oneshot::channel();

@@ -2,7 +2,8 @@
 
 mod archive;
 mod log_files;
+mod names;
 mod writer;
 
 pub use log_files::FilesError;
-pub(super) use log_files::LogFiles;
+pub(super) use log_files::{Claim, LogFiles};

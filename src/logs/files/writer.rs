@@ -1,14 +1,19 @@
-//! Writes lines to the file of their dyno and puts files aside that are too large or too old.
+//! Writes lines to the file of their dyno and puts files aside that are too large or too old. A file that somebody moves
+//! away or removes is made anew with the next lines.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
 use super::archive::Archive;
-use super::log_files::FilesError;
+use super::log_files::{Claim, FilesError};
+use super::names;
 use crate::logs::batch::Batch;
 use crate::logs::settings::FileSettings;
 use crate::logs::text;
@@ -22,6 +27,9 @@ const MODE: u32 = 0o640;
 /// Writes lines to files.
 pub(super) struct Writer {
     settings: FileSettings,
+    claim: Claim,
+    /// The lock of the directory, which ends with this process however that ends.
+    _alone: Option<Flock<File>>,
     archive: Archive,
     open: HashMap<String, Open>,
     /// Counts writes, to know which file was not written to for longest.
@@ -33,22 +41,72 @@ pub(super) struct Writer {
 
 struct Open {
     file: File,
+    /// What keeps other hsups whose one-off dynos have the same name from putting the file aside.
+    shared: Option<Flock<File>>,
+    device_and_inode: (u64, u64),
     bytes: u64,
     since: SystemTime,
     last_write: u64,
 }
 
+impl Open {
+    fn at(path: &Path, claim: Claim) -> io::Result<Self> {
+        // To read is what a lock needs on some file systems.
+        let file = OpenOptions::new().create(true).read(true).append(true).mode(MODE).open(path)?;
+        let shared = match claim {
+            Claim::Directory => None,
+            Claim::OneOff => {
+                let lock = Flock::lock(file.try_clone()?, FlockArg::LockShared);
+                Some(lock.map_err(|(_, errno)| errno)?)
+            }
+        };
+        let metadata = file.metadata()?;
+        Ok(Self {
+            shared,
+            device_and_inode: (metadata.dev(), metadata.ino()),
+            bytes: metadata.len(),
+            since: metadata.created().or_else(|_| metadata.modified())?,
+            last_write: 0,
+            file,
+        })
+    }
+
+    /// Whether this is still what lies at the path.
+    fn is_at(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == self.device_and_inode)
+    }
+
+    /// Whether nobody else writes to the file, nor will until it is closed.
+    fn make_alone(&self) -> io::Result<bool> {
+        let Some(lock) = &self.shared else { return Ok(true) };
+        match lock.relock(FlockArg::LockExclusiveNonblock) {
+            Ok(()) => Ok(true),
+            // That has also given up the lock that there was.
+            Err(Errno::EWOULDBLOCK) => lock.relock(FlockArg::LockShared).map(|()| false).map_err(Into::into),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
 impl Writer {
-    /// Makes the directory, and finishes what a killed hsup had begun.
-    pub(super) fn new(settings: FileSettings) -> Result<Self, FilesError> {
+    /// Makes the directory; who claims it finishes what a killed hsup had begun.
+    pub(super) fn new(settings: FileSettings, claim: Claim) -> Result<Self, FilesError> {
         let failed = |operation| {
             let path = settings.dir.clone();
-            move |source| FilesError { operation, path, source }
+            move |source| FilesError::Failed { operation, path, source }
         };
         fs::create_dir_all(&settings.dir).map_err(failed("make the directory"))?;
         let mut archive = Archive::new(settings.dir.clone(), settings.rotate_keep);
-        archive.recover().map_err(failed("read the directory"))?;
-        Ok(Self { settings, archive, open: HashMap::new(), writes: 0, lost: 0, text: Vec::new() })
+        let _alone = match claim {
+            Claim::Directory => {
+                let lock = lock(&settings.dir)?;
+                archive.recover().map_err(failed("read the directory"))?;
+                lock
+            }
+            Claim::OneOff => None,
+        };
+        let (open, text) = (HashMap::new(), Vec::new());
+        Ok(Self { settings, claim, _alone, archive, open, writes: 0, lost: 0, text })
     }
 
     /// Writes the lines of a batch.
@@ -91,22 +149,17 @@ impl Writer {
     /// The open file of a dyno.
     fn file(&mut self, name: &str) -> io::Result<&mut Open> {
         self.writes += 1;
-        if !self.open.contains_key(name) {
-            if self.open.len() >= MAX_OPEN {
-                let oldest = self.open.iter().min_by_key(|(_, open)| open.last_write);
-                if let Some(name) = oldest.map(|(name, _)| name.clone()) {
-                    self.open.remove(&name);
-                }
-            }
-            let path = self.path(name);
-            let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
-            let metadata = file.metadata()?;
-            let since = metadata.created().or_else(|_| metadata.modified())?;
-            let open = Open { file, bytes: metadata.len(), since, last_write: 0 };
-            self.open.insert(name.to_owned(), open);
-            self.rotate_if_due(name)?;
-            if !self.open.contains_key(name) {
-                return self.file(name);
+        let path = self.path(name);
+        if self.open.get(name).is_some_and(|open| !open.is_at(&path)) {
+            self.open.remove(name);
+        }
+        while !self.open.contains_key(name) {
+            self.make_room();
+            let open = Open::at(&path, self.claim)?;
+            // While the lock was waited for another hsup may have put the file aside.
+            if open.shared.is_none() || open.is_at(&path) {
+                self.open.insert(name.to_owned(), open);
+                self.rotate_if_due(name)?;
             }
         }
         let open = self.open.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
@@ -114,25 +167,40 @@ impl Writer {
         Ok(open)
     }
 
-    /// Puts a file aside that is too large or too old.
+    /// Closes the file that was not written to for longest, where many are open.
+    fn make_room(&mut self) {
+        if self.open.len() >= MAX_OPEN {
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.last_write);
+            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
+                self.open.remove(&name);
+            }
+        }
+    }
+
+    /// Puts a file aside that is too large or too old; not one to which another hsup writes, too.
     fn rotate_if_due(&mut self, name: &str) -> io::Result<()> {
         let Some(open) = self.open.get(name) else { return Ok(()) };
         let is_old = open.since.elapsed().is_ok_and(|age| age >= self.settings.rotate_age);
         if open.bytes == 0 || open.bytes < self.settings.rotate_bytes && !is_old {
             return Ok(());
         }
+        if !open.make_alone()? {
+            return Ok(());
+        }
         open.file.sync_all()?;
-        self.open.remove(name);
         let path = self.path(name);
-        let stamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string().replace(['-', ':'], "");
-        let aside = self.settings.dir.join(format!("{name}.log.{stamp}"));
-        fs::rename(&path, &aside)?;
-        self.archive.take(aside);
+        let aside = names::aside(name, SystemTime::now());
+        // Nor one that is not there any more: what is there now may be the file of another hsup.
+        if open.is_at(&path) {
+            fs::rename(&path, self.settings.dir.join(&aside))?;
+            self.archive.take(aside);
+        }
+        self.open.remove(name);
         Ok(())
     }
 
     /// Ends in good order.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(mut self) {
         for (name, open) in self.open.drain() {
             if let Err(error) = open.file.sync_all() {
                 tracing::error!(%error, "cannot write the log file of {name}");
@@ -142,7 +210,22 @@ impl Writer {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.settings.dir.join(format!("{name}.log"))
+        self.settings.dir.join(names::live(name))
+    }
+}
+
+/// Takes the directory, for as long as what is given back lives.
+fn lock(dir: &Path) -> Result<Option<Flock<File>>, FilesError> {
+    let failed = |source| FilesError::Failed { operation: "open", path: dir.to_owned(), source };
+    match Flock::lock(File::open(dir).map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(FilesError::InUse { path: dir.to_owned() }),
+        // A network's, for instance: to do without is better than not to start.
+        Err((_, error)) => {
+            let dir = dir.display();
+            tracing::warn!(%error, "cannot lock {dir}: let no other hsup have it as its --log-dir");
+            Ok(None)
+        }
     }
 }
 
@@ -194,12 +277,12 @@ mod tests {
     #[test]
     fn files_are_put_aside_and_compressed_and_no_line_is_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::new(settings(dir.path())).unwrap();
+        let mut writer = Writer::new(settings(dir.path()), Claim::Directory).unwrap();
         (0..200).for_each(|n| writer.write(&batch(n)));
         writer.close();
         // a restart goes on, and finishes what was left
-        fs::write(dir.path().join(".hsup-tmp-web.1.log.x.gz"), "half").unwrap();
-        let mut writer = Writer::new(settings(dir.path())).unwrap();
+        fs::write(dir.path().join("web.1.log.20200101T000000.000000Z.gz.tmp"), "half").unwrap();
+        let mut writer = Writer::new(settings(dir.path()), Claim::Directory).unwrap();
         (200..400).for_each(|n| writer.write(&batch(n)));
         writer.close();
         let (lines, compressed) = lines(dir.path());
@@ -211,13 +294,13 @@ mod tests {
     fn the_oldest_files_go_and_what_a_killed_hsup_had_put_aside_is_compressed() {
         let dir = tempfile::tempdir().unwrap();
         let few = FileSettings { rotate_keep: 3, ..settings(dir.path()) };
-        let mut writer = Writer::new(few.clone()).unwrap();
+        let mut writer = Writer::new(few.clone(), Claim::Directory).unwrap();
         (0..400).for_each(|n| writer.write(&batch(n)));
         writer.close();
         assert_eq!(lines(dir.path()).1, 3);
         let aside = dir.path().join("web.1.log.20200101T000000.000000Z");
         fs::write(&aside, "2020 app[web.1]: old\n").unwrap();
-        Writer::new(few).unwrap().close();
+        Writer::new(few, Claim::Directory).unwrap().close();
         assert!(!aside.exists());
         let (lines, compressed) = lines(dir.path());
         assert_eq!((compressed, lines.last().map(String::as_str)), (3, Some("line 399")));
@@ -227,9 +310,84 @@ mod tests {
     fn a_file_that_is_too_old_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let old = FileSettings { rotate_age: Duration::ZERO, ..settings(dir.path()) };
-        let mut writer = Writer::new(old).unwrap();
+        let mut writer = Writer::new(old, Claim::Directory).unwrap();
         (0..3).for_each(|n| writer.write(&batch(n)));
         writer.close();
         assert_eq!(lines(dir.path()).1, 3);
+    }
+
+    fn texts(dir: &Path) -> Vec<(String, String)> {
+        let mut texts: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect();
+        texts.sort();
+        texts
+    }
+
+    #[test]
+    fn files_of_others_are_left_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in
+            ["auth.log.1", "web.1.log.2.gz", "web.1.log.1.gz", "app.log.2.xz", "tmp_report.csv", "tmp_x"]
+        {
+            fs::write(dir.path().join(name), "precious").unwrap();
+        }
+        let before = texts(dir.path());
+        let settings = FileSettings { rotate_keep: 0, rotate_bytes: 1, ..settings(dir.path()) };
+        for n in 0..2 {
+            let mut writer = Writer::new(settings.clone(), Claim::Directory).unwrap();
+            writer.write(&batch(n));
+            writer.close();
+        }
+        assert_eq!(texts(dir.path()), before);
+    }
+
+    #[test]
+    fn a_directory_is_that_of_one_hsup_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Writer::new(settings(dir.path()), Claim::Directory).unwrap();
+        let second = Writer::new(settings(dir.path()), Claim::Directory).err().unwrap().to_string();
+        assert!(second.contains("another hsup") && second.contains("--log-dir"), "{second}");
+        first.close();
+        Writer::new(settings(dir.path()), Claim::Directory).unwrap().close();
+    }
+
+    #[test]
+    fn one_off_dynos_share_a_directory_and_their_file_and_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Writer::new(settings(dir.path()), Claim::Directory).unwrap();
+        let aside = dir.path().join("web.1.log.20200101T000000.000000Z");
+        fs::write(&aside, "2020 app[web.1]: old\n").unwrap();
+        let mut runs = [0, 1].map(|_| Writer::new(settings(dir.path()), Claim::OneOff).unwrap());
+        for n in 0..400 {
+            runs[n % 2].write(&batch(n));
+        }
+        assert!(aside.exists(), "it was recovered");
+        fs::remove_file(&aside).unwrap();
+        assert_eq!(lines(dir.path()).1, 0, "a file was put aside that another one has open");
+        let [mut one, other] = runs;
+        other.close();
+        (400..500).for_each(|n| one.write(&batch(n)));
+        one.close();
+        first.close();
+        let (lines, compressed) = lines(dir.path());
+        assert_eq!(lines, (0..500).map(|n| format!("line {n}")).collect::<Vec<_>>());
+        assert!(compressed > 1, "{compressed}");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(settings(dir.path()), Claim::Directory).unwrap();
+        writer.write(&batch(0));
+        fs::rename(dir.path().join("web.1.log"), dir.path().join("elsewhere")).unwrap();
+        writer.write(&batch(1));
+        fs::remove_file(dir.path().join("elsewhere")).unwrap();
+        writer.close();
+        assert_eq!(lines(dir.path()), (vec!["line 1".to_owned()], 0));
     }
 }
