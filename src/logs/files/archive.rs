@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -12,6 +13,7 @@ use flate2::write::GzEncoder;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::names::{self, Aside, Stage};
+use super::writer::MODE;
 use crate::archive::is_at;
 use crate::durable::sync_dir;
 
@@ -109,8 +111,13 @@ fn compress(plain: &str, dir: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+/// Makes a file of its own, in place of one that a killed hsup may have left.
 fn create(temp: &Path) -> io::Result<File> {
-    File::create(temp)
+    match fs::remove_file(temp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(MODE).open(temp)
 }
 
 /// Removes the oldest files of the same dyno.

@@ -21,8 +21,8 @@ use crate::logs::text;
 /// How many files are open at a time; a dyno that prints when its file is not open opens it.
 const MAX_OPEN: usize = 64;
 
-/// The mode of the files: they hold what dynos print.
-const MODE: u32 = 0o640;
+/// The mode of the files, whatever they have become: they hold what dynos print.
+pub(super) const MODE: u32 = 0o640;
 
 /// Writes lines to files.
 pub(super) struct Writer {
@@ -288,6 +288,11 @@ mod tests {
         let (lines, compressed) = lines(dir.path());
         assert_eq!(lines, (0..400).map(|n| format!("line {n}")).collect::<Vec<_>>());
         assert!((15..25).contains(&compressed), "{compressed}");
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().mode() & 0o777;
+            assert_eq!(mode & !MODE, 0, "{:?} has {mode:o}", entry.file_name());
+        }
     }
 
     #[test]
