@@ -1,7 +1,6 @@
 //! `hsup`: reads the command line and hands over to the command; or, in a container of the docker driver, to its entry.
 
 use std::env;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use hsup::cli::{self, CliCommand, Invocation};
@@ -17,10 +16,7 @@ fn main() -> ExitCode {
         return entry::run();
     }
     match cli::parse_process() {
-        Ok(Invocation::Print(text)) => {
-            let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
-            ExitCode::SUCCESS
-        }
+        Ok(Invocation::Print(text)) => cli::show(&text),
         Ok(Invocation::Command(config)) => match &config.command {
             CliCommand::Start { .. } | CliCommand::Run { .. } | CliCommand::Build => cli::supervise(*config),
             CliCommand::Client { request, json } => cli::ask(&config, request, *json),

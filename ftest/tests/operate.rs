@@ -166,6 +166,47 @@ fn ps_watches_and_tells_each_change_once() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_that_has_seen_enough_is_none() {
+    if !is_about(Driver::Simple) {
+        return;
+    }
+    let room = Room::new();
+    let hsup = running(&room);
+    let file = room.control_dir().join("loaded");
+    let file = file.to_str().expect("it is text");
+    let cases: [&[&str]; 11] = [
+        &["version"],
+        &["--help"],
+        &["completions", "bash"],
+        &["ps"],
+        &["ps", "--watch"],
+        &["releases", "--json"],
+        &["logs"],
+        &["events"],
+        &["check", file],
+        &["stack", "list"],
+        &["doctor"],
+    ];
+    let end = |args: &[&str], stdout: &str| {
+        let script = format!("\"$@\" {stdout}; exit ${{PIPESTATUS[0]}}");
+        let launch = room.hsup([]).through(["bash", "-c", &script, "bash"]);
+        args.iter().fold(launch, |launch, arg| launch.arg(arg)).end()
+    };
+    for args in cases {
+        let ended = end(args, "> /dev/full");
+        assert_eq!(ended.code, 74, "{args:?}: {ended:?}");
+        assert!(
+            ended.stderr.contains("hsup: cannot write standard output: No space left"),
+            "{args:?}: {ended:?}"
+        );
+        let ended = end(args, "| :");
+        assert!([0, 75].contains(&ended.code), "{args:?}: {ended:?}");
+        assert!(!ended.stderr.contains("standard output"), "{args:?}: {ended:?}");
+    }
+    assert_eq!(hsup.stop().code, 0);
+}
+
+#[test]
 fn a_crash_loop_is_a_state_that_tells_when_and_ends_when_asked() {
     if !is_about(Driver::Simple) {
         return;

@@ -8,7 +8,7 @@ use std::process;
 
 use serde::Serialize;
 
-use super::{Config, ExitCode};
+use super::{Config, ExitCode, output};
 use crate::explain;
 use crate::model::{AppName, Release};
 use crate::sources::control_file::{self, ControlFileError, MAX_BYTES, Parsed};
@@ -44,8 +44,10 @@ pub fn check(config: &Config, file: &Path, json: bool) -> process::ExitCode {
     let code = if parsed.is_ok() { ExitCode::Ok } else { ExitCode::ReleaseInvalid };
     if json {
         let finding = serde_json::to_string_pretty(&finding(&parsed)).expect("a finding is plain data");
-        let _reader_is_gone = writeln!(io::stdout(), "{finding}");
-        return code.into();
+        return match output::print(&finding) {
+            Ok(()) => code.into(),
+            Err(fatal) => fatal.report(),
+        };
     }
     let mut errors = io::stderr().lock();
     match parsed {
@@ -53,7 +55,7 @@ pub fn check(config: &Config, file: &Path, json: bool) -> process::ExitCode {
             for warning in &parsed.warnings {
                 let _nobody_listens = writeln!(errors, "{name}: warning: {warning}");
             }
-            let _reader_is_gone = writeln!(io::stdout(), "{name}: {}", summary(&parsed.release));
+            return output::show(&format!("{name}: {}", summary(&parsed.release)));
         }
         Err(error) => {
             let _nobody_listens = writeln!(errors, "{name}: {}", explain(&error));

@@ -10,7 +10,7 @@ use super::check;
 use super::explain::explain;
 use super::fatal::Fatal;
 use super::plan::plan;
-use super::{ClientRequest, Config, DynoTargets, ExitCode, find_running, ps_table};
+use super::{ClientRequest, Config, DynoTargets, ExitCode, find_running, output, ps_table};
 use crate::control::wire::{
     ConfigResponse, ConfigValues, LiveResponse, PlanResponse, ReleasesResponse, RestartRequest,
     RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest, StatusResponse, StopRequest,
@@ -117,7 +117,7 @@ async fn watch(client: &Client, json: bool) -> Result<String, Fatal> {
             let mut out = io::stdout().lock();
             let written = out.write_all(format!("{screen}{text}").as_bytes()).and_then(|()| out.flush());
             if written.is_err() {
-                return Ok(String::new());
+                return output::finish(written).map(|()| String::new());
             }
         }
         shown = Some(settled);
@@ -245,7 +245,7 @@ fn talk(config: &Config, talk: impl AsyncFnOnce(Client) -> Result<String, Fatal>
     talk_to(config, async |client| {
         let text = talk(client).await?;
         if !text.is_empty() {
-            let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+            output::print(&text)?;
         }
         Ok(ExitCode::Ok.into())
     })

@@ -2,7 +2,6 @@
 //! host's settings is in the way of dynos.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::process;
 
 use hsup_drivers::finding::{Finding, State};
@@ -10,7 +9,7 @@ use hsup_drivers::{ledger, native};
 use nix::unistd::geteuid;
 use serde_json::json;
 
-use super::{Config, ExitCode};
+use super::{Config, ExitCode, output};
 
 /// What is said to whoever is not root.
 const NOT_ROOT: &str =
@@ -28,7 +27,9 @@ pub fn doctor(config: &Config, fix: bool, json: bool) -> process::ExitCode {
     let hints = native::doctor::hints().into_iter().map(|obstacle| obstacle.to_string());
     let hints: Vec<_> = hints.chain((!geteuid().is_root()).then(|| NOT_ROOT.to_owned())).collect();
     let text = if json { as_json(&findings, &hints) } else { as_text(&findings, &hints, fix) };
-    let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
+    if let Err(fatal) = output::print(&text) {
+        return fatal.report();
+    }
     let left = findings.iter().any(|finding| match finding.state {
         State::Found | State::Kept(_) => true,
         State::Mended => false,

@@ -6,7 +6,7 @@ use std::process;
 
 use super::clients::talk_to;
 use super::settings::Reader;
-use super::{Config, ExitCode};
+use super::{Config, ExitCode, output};
 use crate::control::EventsQuery;
 use crate::control::wire::EventHead;
 
@@ -59,7 +59,8 @@ fn read_number(given: &str) -> Result<usize, String> {
 pub fn events(config: &Config, query: &EventsQuery, json: bool) -> process::ExitCode {
     talk_to(config, async |client| {
         let mut screen = Screen { out: io::stdout(), json, partial: Vec::new() };
-        client.stream(&query.resource(), |bytes| screen.show(bytes)).await?;
+        let shown = client.stream(&query.resource(), |bytes| screen.show(bytes)).await?;
+        output::finish(shown.break_value().map_or(Ok(()), Err))?;
         Ok(ExitCode::Ok.into())
     })
 }
@@ -73,8 +74,8 @@ struct Screen<W> {
 }
 
 impl<W: Write> Screen<W> {
-    /// Shows what has come, unless nobody looks any more.
-    fn show(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+    /// Shows what has come; gives why that is not possible any more.
+    fn show(&mut self, bytes: &[u8]) -> ControlFlow<io::Error> {
         self.partial.extend_from_slice(bytes);
         let whole = memchr::memmem::rfind(&self.partial, b"\n\n").map_or(0, |end| end + 2);
         let rest = self.partial.split_off(whole);
@@ -87,7 +88,7 @@ impl<W: Write> Screen<W> {
         }
         match self.out.write_all(&text).and_then(|()| self.out.flush()) {
             Ok(()) => ControlFlow::Continue(()),
-            Err(_reader_is_gone) => ControlFlow::Break(()),
+            Err(error) => ControlFlow::Break(error),
         }
     }
 

@@ -24,6 +24,8 @@ pub enum ExitCode {
     System = 71,
     /// The control socket is in use by another hsup or cannot be made (EX_CANTCREAT).
     Socket = 73,
+    /// What was to be printed could not be written (EX_IOERR).
+    Output = 74,
     /// What hsups that were killed have left behind is still there (EX_TEMPFAIL).
     LeftBehind = 75,
     /// The running hsup, or the system, does not let this user (EX_NOPERM).
@@ -32,7 +34,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Usage,
         Self::ReleaseInvalid,
@@ -41,6 +43,7 @@ impl ExitCode {
         Self::Internal,
         Self::System,
         Self::Socket,
+        Self::Output,
         Self::LeftBehind,
         Self::NotPermitted,
     ];
@@ -67,6 +70,7 @@ impl ExitCode {
             Self::Internal => "a fault of hsup itself",
             Self::System => "the operating system refused something that hsup needs",
             Self::Socket => "the control socket is in use or cannot be made",
+            Self::Output => "standard output could not be written",
             Self::LeftBehind => "what hsups that were killed have left behind is still there",
             Self::NotPermitted => "this user may not ask that of the running hsup",
         }
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_sysexits_and_never_those_of_a_shell() {
         let numbers = TABLE.map(|(number, _)| number);
-        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73, 75, 77]);
+        assert_eq!(numbers, [0, 64, 65, 66, 69, 70, 71, 73, 74, 75, 77]);
         assert!(numbers.iter().all(|n| *n < 126));
     }
 }

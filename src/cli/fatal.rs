@@ -31,6 +31,11 @@ impl Fatal {
         move |error| Self { code: ExitCode::System, text: format!("failed to {operation}: {error}") }
     }
 
+    /// What was asked for cannot be printed.
+    pub(super) fn output(error: &io::Error) -> Self {
+        Self { code: ExitCode::Output, text: format!("cannot write standard output: {error}") }
+    }
+
     /// The state dir cannot be used.
     pub(super) fn state_dir(error: impl Error) -> Self {
         let text = format!("{}: choose a directory that hsup can write to with --state-dir", explain(&error));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::process;
 
 use super::clients::talk_to;
-use super::{Config, ExitCode};
+use super::{Config, ExitCode, output};
 use crate::control::LogsQuery;
 use crate::logs::{COLOURS, may_be_coloured};
 
@@ -14,7 +14,8 @@ pub fn logs(config: &Config, query: &LogsQuery) -> process::ExitCode {
     let colour = !query.json && may_be_coloured(&io::stdout());
     talk_to(config, async |client| {
         let mut screen = Screen { out: io::stdout(), colour, partial: Vec::new() };
-        client.stream(&query.resource(), |bytes| screen.show(bytes)).await?;
+        let shown = client.stream(&query.resource(), |bytes| screen.show(bytes)).await?;
+        output::finish(shown.break_value().map_or(Ok(()), Err))?;
         Ok(ExitCode::Ok.into())
     })
 }
@@ -28,15 +29,15 @@ struct Screen<W> {
 }
 
 impl<W: Write> Screen<W> {
-    /// Shows lines, unless nobody looks any more.
-    fn show(&mut self, bytes: &[u8]) -> ControlFlow<()> {
+    /// Shows lines; gives why that is not possible any more.
+    fn show(&mut self, bytes: &[u8]) -> ControlFlow<io::Error> {
         let shown = match self.colour {
             false => self.out.write_all(bytes),
             true => self.show_coloured(bytes),
         };
         match shown.and_then(|()| self.out.flush()) {
             Ok(()) => ControlFlow::Continue(()),
-            Err(_reader_is_gone) => ControlFlow::Break(()),
+            Err(error) => ControlFlow::Break(error),
         }
     }
 

@@ -1,6 +1,5 @@
 //! `hsup stack`: shows, adds and removes the stacks of this host.
 
-use std::io::{self, Write};
 use std::process;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::fatal::Fatal;
-use super::{Config, ExitCode, StackCommand};
+use super::{Config, ExitCode, StackCommand, output};
 use crate::archive::{FetchError, UnpackError};
 use crate::stack::{Entry, Kind, StackError, Stacks};
 use crate::stderr::Stderr;
@@ -27,10 +26,7 @@ pub fn stack(config: &Config, command: &StackCommand) -> process::ExitCode {
     let done = run(config, command);
     stderr.flush(DRAIN);
     match done {
-        Ok(Some(text)) => {
-            let _reader_is_gone = writeln!(io::stdout(), "{}", text.trim_end());
-            ExitCode::Ok.into()
-        }
+        Ok(Some(text)) => output::show(&text),
         Ok(None) => process::ExitCode::from(ExitCode::INTERRUPTED),
         Err(fatal) => fatal.report(),
     }

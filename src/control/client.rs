@@ -151,15 +151,16 @@ impl Client {
         self.parse(&self.exchange(request(Method::POST, resource, body.into())).await?)
     }
 
-    /// Asks `GET resource`, and hands on the answer piece by piece, until it ends or `take` wants no more.
+    /// Asks `GET resource`, and hands on the answer piece by piece, until it ends or `take` wants no more; gives what
+    /// `take` has said last.
     ///
     /// # Errors
     /// If hsup cannot be reached, does not begin to answer within ten seconds, or refuses. That it ends is no error.
-    pub async fn stream(
+    pub async fn stream<B>(
         &self,
         resource: &str,
-        mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ClientError> {
+        mut take: impl FnMut(&[u8]) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|source| self.unreachable(source))?;
         let broken =
             |error: hyper::Error| ClientError::Broken { path: self.path.clone(), source: error.into() };
@@ -174,12 +175,13 @@ impl Client {
                 return Err(refused(parts.status, &body.to_bytes()));
             }
             while let Some(frame) = body.frame().await {
-                match frame.map_err(broken)?.into_data() {
-                    Ok(bytes) if take(&bytes).is_break() => break,
-                    Ok(_) | Err(_) => {}
+                if let Ok(bytes) = frame.map_err(broken)?.into_data()
+                    && let broken_off @ ControlFlow::Break(_) = take(&bytes)
+                {
+                    return Ok(broken_off);
                 }
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         };
         tokio::pin!(answer);
         tokio::select! {
