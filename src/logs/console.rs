@@ -11,11 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use memchr::memchr_iter;
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::batch::{Batch, Origin};
+use super::loss::Loss;
+use super::waiting::Waiting;
 
 /// How many pieces of output may wait for the terminal before the dynos that print wait as well.
 const QUEUE: usize = 16;
@@ -123,7 +127,7 @@ impl Written {
 impl Console {
     /// A console on standard output and errors, in colour if that is a terminal.
     pub fn of_process() -> (Self, Written) {
-        Self::to(io::stdout(), io::stderr(), may_be_coloured(&io::stdout()))
+        Self::to(Waiting(io::stdout()), Waiting(io::stderr()), may_be_coloured(&io::stdout()))
     }
 
     fn to(
@@ -190,47 +194,82 @@ impl Console {
 }
 
 /// The thread's life.
-fn write_all(
-    mut queue: mpsc::Receiver<Piece>,
-    mut stdout: impl Write,
-    mut stderr: impl Write,
-    progress: &Progress,
-) {
+fn write_all(mut queue: mpsc::Receiver<Piece>, stdout: impl Write, stderr: impl Write, progress: &Progress) {
+    let (mut stdout, mut stderr) =
+        (Sink::new(stdout, "standard output"), Sink::new(stderr, "standard error"));
     let mut text = Vec::new();
     while let Some(piece) = queue.blocking_recv() {
-        let channel = match &piece {
-            Piece::Lines(..) => Channel::Stdout,
-            Piece::Raw(channel, _) => *channel,
-        };
-        // Dynos go on when nobody reads what they print.
-        if !progress.gone(channel).load(Ordering::Relaxed) {
-            let bytes = match &piece {
-                Piece::Lines(prefix, batch) => {
-                    text.clear();
-                    append(&mut text, prefix, batch);
-                    &text
-                }
-                Piece::Raw(_, bytes) => bytes,
-            };
-            let written = match channel {
-                Channel::Stdout => stdout.write_all(bytes).and_then(|()| stdout.flush()),
-                Channel::Stderr => stderr.write_all(bytes).and_then(|()| stderr.flush()),
-            };
-            if let Err(error) = written {
-                progress.gone(channel).store(true, Ordering::Relaxed);
-                match piece {
-                    Piece::Lines(..) => tracing::warn!(
-                        %error,
-                        "standard output is gone; the dynos' lines are no longer printed"
-                    ),
-                    Piece::Raw(..) => tracing::debug!(%error, ?channel, "nobody reads what the dyno prints"),
-                }
+        match piece {
+            Piece::Lines(prefix, batch) => {
+                text.clear();
+                append(&mut text, &prefix, &batch);
+                stdout.write(&text, progress.gone(Channel::Stdout), false);
+                // What a flood has needed is not kept for good.
+                text.shrink_to(KEPT_TEXT_BYTES);
             }
-            // What a flood has needed is not kept for good.
-            text.shrink_to(KEPT_TEXT_BYTES);
+            Piece::Raw(Channel::Stdout, bytes) => {
+                stdout.write(&bytes, progress.gone(Channel::Stdout), true);
+            }
+            Piece::Raw(Channel::Stderr, bytes) => {
+                stderr.write(&bytes, progress.gone(Channel::Stderr), true);
+            }
         }
         progress.pieces.fetch_add(1, Ordering::Relaxed);
     }
+    stdout.close();
+    stderr.close();
+}
+
+/// One of the two outputs, for the thread.
+struct Sink<W> {
+    out: W,
+    name: &'static str,
+    loss: Option<Loss>,
+}
+
+impl<W: Write> Sink<W> {
+    fn new(out: W, name: &'static str) -> Self {
+        Self { out, name, loss: None }
+    }
+
+    /// Writes whole pieces, or loses them: dynos go on when nobody reads what they print, and when a disk is full.
+    fn write(&mut self, bytes: &[u8], gone: &AtomicBool, raw: bool) {
+        if gone.load(Ordering::Relaxed) {
+            return;
+        }
+        let name = self.name;
+        match self.out.write_all(bytes).and_then(|()| self.out.flush()) {
+            Ok(()) => {
+                if let Some(lines) = Loss::over(&mut self.loss) {
+                    tracing::warn!("{name} is written again; {lines} lines of dynos could not be written");
+                }
+            }
+            Err(error) if is_gone(&error) => {
+                gone.store(true, Ordering::Relaxed);
+                match raw {
+                    true => tracing::debug!(%error, "{name}: nobody reads what the dyno prints"),
+                    false => tracing::warn!(%error, "{name} is gone; the dynos' lines are no longer printed"),
+                }
+            }
+            Err(error) => {
+                if Loss::add(&mut self.loss, memchr_iter(b'\n', bytes).count() as u64) {
+                    tracing::error!(%error, "cannot write {name}; the dynos' lines are lost until it can be");
+                }
+            }
+        }
+    }
+
+    fn close(mut self) {
+        if let Some(lines) = Loss::rest(&mut self.loss) {
+            tracing::warn!("{lines} lines of dynos could not be written to {}", self.name);
+        }
+    }
+}
+
+/// Whether nothing can ever be written again: nobody reads, it was closed, or its terminal has hung up.
+fn is_gone(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    error.kind() == io::ErrorKind::BrokenPipe || matches!(errno, Some(Errno::EBADF | Errno::EIO))
 }
 
 /// How much memory the console's thread keeps for the next lines.
@@ -310,5 +349,30 @@ mod tests {
         assert!(console.pass(Channel::Stderr, b"x".to_vec()).await);
         drop(console);
         assert!(written.wait().await);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_loses_lines_for_as_long_as_it_is_full() {
+        struct Full(Shared, u32);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.1 = self.1.saturating_sub(1);
+                if self.1 > 0 { Err(Errno::ENOSPC.into()) } else { self.0.write(bytes) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let out = Shared::default();
+        let (console, written) = Console::to(Full(out.clone(), 5), Vec::new(), false);
+        let prefix = console.prefix("web.1", 0);
+        for n in 0..10 {
+            console.print(&prefix, &batch(&format!("{n}\n"))).await;
+        }
+        assert!(console.pass(Channel::Stdout, b"raw".to_vec()).await);
+        drop(console);
+        assert!(written.wait().await);
+        let expected: String = (4..10).map(|n| format!("web.1 | {n}\n")).collect();
+        assert_eq!(String::from_utf8(out.0.lock().unwrap().clone()).unwrap(), expected + "raw");
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | what takes lines | where it is behind |
 //! |---|---|
-//! | the console | the dyno waits |
+//! | the console | the dyno waits; one on a disk that is full loses lines, which is said |
 //! | the tail buffer | the oldest lines go; a follower is told how many it has missed |
 //! | a drain | memory, then disk, then the oldest lines are dropped and told of (`drop`) or the dyno waits (`block`) |
 //! | log files | the dyno waits for a slow disk; one that is full or broken loses lines, which is said |
@@ -18,10 +18,12 @@ mod dyno_log;
 mod files;
 mod hub;
 mod lines;
+mod loss;
 mod reader;
 mod settings;
 mod tail;
 mod text;
+mod waiting;
 
 pub use awaited::Awaited;
 pub use batch::{Batch, Line, Origin, Speaker};
