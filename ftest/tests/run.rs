@@ -31,6 +31,22 @@ fn options_stand_before_or_after_the_command() {
 }
 
 #[test]
+fn a_variable_that_tells_where_hsup_is_is_in_the_way_of_no_one_off_dyno() {
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_up("web.1");
+    let driver = driver().to_string();
+    for (args, printed) in [(vec!["run", "echo once"], "once\n"), (vec!["build"], "")] {
+        let launch = room.bare(["-d", &driver, "--control-dir"]).arg(room.control_dir());
+        let launch = launch.env("HSUP_CONTROL_SOCKET", room.socket());
+        let ended = args.iter().fold(launch, |launch, arg| launch.arg(arg)).end();
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, printed), "{ended:?}");
+    }
+    assert_eq!(hsup.stop().code, 0);
+}
+
+#[test]
 fn status_shows_a_one_off_dyno_and_stop_ends_it() {
     let room = Room::new();
     room.release(&room.app());

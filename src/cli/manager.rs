@@ -72,18 +72,19 @@ impl Manager {
 }
 
 /// Takes the control socket: that of the service manager, if it has made one, else one of hsup's own. A one-off dyno
-/// or a build has one of its own only if it is asked for by name, so that neither is in the way of the hsup that runs
-/// the formation.
+/// or a build has one of its own only if a flag asks for it, so that neither is in the way of the hsup that runs the
+/// formation.
 pub(super) async fn control_socket(config: &Config) -> Result<Option<ControlSocket>, Fatal> {
     let given = given_socket(&config.given)?;
     let path = match (&config.control_socket, &config.command) {
         (SocketChoice::None, _) => return Ok(None),
-        (SocketChoice::Path(_) | SocketChoice::Default, _) if given.is_some() => None,
-        (SocketChoice::Path(path), _) => Some(path.clone()),
+        (SocketChoice::Path { .. } | SocketChoice::Default, _) if given.is_some() => None,
+        (SocketChoice::Path { path, explicit: true }, _)
+        | (SocketChoice::Path { path, explicit: false }, CliCommand::Start { .. }) => Some(path.clone()),
         (SocketChoice::Default, CliCommand::Start { .. }) => {
             Some(default_socket(config.app.as_ref(), config.runtime_dir.as_deref()))
         }
-        (SocketChoice::Default, _) => return Ok(None),
+        (SocketChoice::Path { .. } | SocketChoice::Default, _) => return Ok(None),
     };
     let (socket, whose) = match (path, given) {
         (Some(path), _) => (control::bind(&path).await, ""),

@@ -309,7 +309,7 @@ fn read_socket(reader: &mut Reader<'_>, flag: Option<OsString>) -> SocketChoice 
     }
     let length = path.as_os_str().as_bytes().len();
     let fits = if length <= MAX_SOCKET_PATH {
-        Ok(SocketChoice::Path(path))
+        Ok(SocketChoice::Path { path, explicit: name == SOCKET.flag })
     } else {
         Err(format!(
             "the path has {length} bytes, a unix socket at most {MAX_SOCKET_PATH}: use a shorter one"

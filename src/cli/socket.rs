@@ -25,7 +25,12 @@ pub const MAX_SOCKET_PATH: usize = 107;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketChoice {
     /// At this path.
-    Path(PathBuf),
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// Whether a flag says so. The variable may be there for all commands, and then tells most where to look.
+        explicit: bool,
+    },
     /// At [`default_socket`].
     Default,
     /// Nowhere.
@@ -122,7 +127,7 @@ pub fn find_running(
     let mut dirs: Vec<_> = bases.map(|base| base.join(FOLDER)).collect();
     dirs.dedup();
     match (choice, app) {
-        (SocketChoice::Path(path), _) => Ok(path.clone()),
+        (SocketChoice::Path { path, explicit: _ }, _) => Ok(path.clone()),
         (SocketChoice::None, _) => Err(FindError::NoSocket),
         (SocketChoice::Default, Some(app)) => find_app(app, dirs),
         (SocketChoice::Default, None) => find_only(dirs),
@@ -228,7 +233,8 @@ mod tests {
     #[test]
     fn a_path_that_was_given_is_the_one() {
         let path = PathBuf::from("/x/y.sock");
-        let found = find_running(&SocketChoice::Path(path.clone()), Some(&app("other")), None);
+        let choice = SocketChoice::Path { path: path.clone(), explicit: false };
+        let found = find_running(&choice, Some(&app("other")), None);
         assert_eq!(found.unwrap(), path);
     }
 

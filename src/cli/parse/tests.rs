@@ -401,8 +401,10 @@ fn state_lies_where_the_user_may_write() {
 fn sockets_are_paths_that_fit() {
     let case = Case::app();
     assert_eq!(case.config(&["-s", "none", "ps"]).control_socket, SocketChoice::None);
-    let path = SocketChoice::Path("./none".into());
-    assert_eq!(case.config(&["-s", "./none", "ps"]).control_socket, path);
+    let path = |explicit| SocketChoice::Path { path: "./none".into(), explicit };
+    assert_eq!(case.config(&["-s", "./none", "ps"]).control_socket, path(true));
+    let by_variable = Case::app().with("HSUP_CONTROL_SOCKET", "./none");
+    assert_eq!(by_variable.config(&["ps"]).control_socket, path(false));
     let long = format!("/{}", "x".repeat(MAX_SOCKET_PATH));
     case.refuses(
         &["-s", &long, "ps"],
