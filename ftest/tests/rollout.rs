@@ -98,12 +98,16 @@ fn an_operator_goes_back_and_keeps_the_scale() {
     room.release(&good(&room, 1));
     let hsup = start(&room, "replace").up();
     hsup.wait_line("release v1 is good");
+    let ended = room.bare(["rollback", "-s"]).arg(room.socket()).end();
+    assert_eq!(ended.code, 65, "{ended:?}");
+    assert!(ended.stderr.contains("there is no good release to go back to"), "{ended:?}");
     room.release(&version(&room, 2, "echo this is 2; exec sleep 600").field(
         "Processes",
         json!([{"Type": "worker", "Args": ["echo this is 2; exec sleep 600"], "Quantity": 2}]),
     ));
     hsup.wait_line("release v2 is good");
     let ended = room.bare(["rollback", "v9", "-s"]).arg(room.socket()).end();
+    assert_eq!(ended.code, 64, "{ended:?}");
     assert!(
         ended.stderr.contains("there is no release v9 in the history; there are: v1, v2"),
         "{}",

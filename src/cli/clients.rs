@@ -26,9 +26,6 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Puts the cursor of a terminal into its corner, and clears what is below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// What the API answers to one whose role does not allow what is asked.
-const FORBIDDEN: u16 = 403;
-
 /// Asks a running hsup, and prints what it answers.
 pub fn ask(config: &Config, request: &ClientRequest, json: bool) -> process::ExitCode {
     talk(config, async |client| match request {
@@ -128,7 +125,7 @@ async fn watch(client: &Client, json: bool) -> Result<String, Fatal> {
 /// Stops dynos, and returns when all their processes are gone.
 async fn stop(client: &Client, targets: &DynoTargets, json: bool) -> Result<String, Fatal> {
     let request = StopRequest { processes: named(client, targets).await? };
-    let response: StopResponse = client.post_json("/control/stop", &request).await?;
+    let response: StopResponse = client.wait_for("/control/stop", &request).await?;
     Ok(match response.stopped_processes.as_slice() {
         _ if json => to_json(&response),
         [] => format!("nothing to stop: no dyno of {} is running", request.processes.join(", ")),
@@ -221,18 +218,27 @@ fn unknown_target(target: &Target, types: &BTreeSet<String>) -> Fatal {
 impl From<ClientError> for Fatal {
     fn from(error: ClientError) -> Self {
         let code = match &error {
-            ClientError::PermissionDenied { .. } | ClientError::Refused { status: FORBIDDEN, .. } => {
-                ExitCode::NotPermitted
-            }
+            ClientError::PermissionDenied { .. } => ExitCode::NotPermitted,
+            ClientError::Refused { status, .. } => of_refusal(*status),
             ClientError::NoSocket { .. }
             | ClientError::Stale { .. }
             | ClientError::Connect { .. }
             | ClientError::Silent { .. }
             | ClientError::Broken { .. }
-            | ClientError::Refused { .. }
             | ClientError::Unexpected { .. } => ExitCode::NotRunning,
         };
         Self::new(code, &error)
+    }
+}
+
+/// What the status of a refusal means: something is wrong with what is asked, with who asks, with what there is, or hsup
+/// has no time for it.
+fn of_refusal(status: u16) -> ExitCode {
+    match status {
+        403 => ExitCode::NotPermitted,
+        409 => ExitCode::ReleaseInvalid,
+        408 | 500.. => ExitCode::NotRunning,
+        _ => ExitCode::Usage,
     }
 }
 

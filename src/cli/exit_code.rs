@@ -11,11 +11,12 @@ pub enum ExitCode {
     Ok = 0,
     /// A flag, an argument or a variable is wrong (EX_USAGE).
     Usage = 64,
-    /// The release, the control file or a stack is invalid, or the release could not be prepared (EX_DATAERR).
+    /// The release, the control file or a stack is invalid, the release could not be prepared, or the releases that there
+    /// are do not allow what is asked (EX_DATAERR).
     ReleaseInvalid = 65,
     /// There is no source of releases or no such stack, or the one that was chosen cannot be read (EX_NOINPUT).
     NoSource = 66,
-    /// No hsup is running that the command could talk to, or which one is meant is not clear
+    /// No hsup is running that the command could talk to, it does not answer, or which one is meant is not clear
     /// (EX_UNAVAILABLE).
     NotRunning = 69,
     /// A fault of hsup itself (EX_SOFTWARE).
@@ -63,10 +64,10 @@ impl ExitCode {
             Self::Ok => "success",
             Self::Usage => "a flag, an argument or a variable is wrong",
             Self::ReleaseInvalid => {
-                "the release, the control file or a stack is invalid, or the release could not be prepared"
+                "the release, the control file or a stack is invalid, the release could not be prepared, or the releases that there are do not allow what is asked"
             }
             Self::NoSource => "there is no source of releases or no such stack, or it cannot be read",
-            Self::NotRunning => "no hsup is running that the command could talk to",
+            Self::NotRunning => "no hsup is running that the command could talk to, or it does not answer",
             Self::Internal => "a fault of hsup itself",
             Self::System => "the operating system refused something that hsup needs",
             Self::Socket => "the control socket is in use or cannot be made",

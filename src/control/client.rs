@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::wire::ErrorResponse;
 
-/// How long hsup may take to answer a question. An action takes as long as it takes: a stop has its grace.
+/// How long hsup may take to answer, unless the answer is that something has been done: a stop has its grace.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read. The status of ten thousand dynos has some 4 MiB.
@@ -125,22 +125,19 @@ impl Client {
     /// # Errors
     /// If hsup cannot be reached, does not answer within ten seconds, or refuses.
     pub async fn get_json<T: DeserializeOwned>(&self, resource: &str) -> Result<T, ClientError> {
-        let question = self.exchange(request(Method::GET, resource, Bytes::new()));
-        let answer = timeout(QUESTION_PATIENCE, question).await;
-        self.parse(&answer.map_err(|_| ClientError::Silent { path: self.path.clone() })??)
+        self.ask(request(Method::GET, resource, Bytes::new())).await
     }
 
-    /// Does `POST resource` with a body, for instance `/control/stop`, and waits as long as it takes.
+    /// Does `POST resource` with a body, for instance `/control/scale`.
     ///
     /// # Errors
-    /// If hsup cannot be reached, ends before it answers, or refuses.
+    /// If hsup cannot be reached, does not answer within ten seconds, or refuses.
     pub async fn post_json<B, T>(&self, resource: &str, body: &B) -> Result<T, ClientError>
     where
         B: Serialize + Sync,
         T: DeserializeOwned,
     {
-        let body = serde_json::to_vec(body).expect("the wire types have text keys and no fallible parts");
-        self.post(resource, body).await
+        self.post(resource, to_json(body)).await
     }
 
     /// The same with a body that is JSON already.
@@ -148,7 +145,19 @@ impl Client {
     /// # Errors
     /// The same.
     pub async fn post<T: DeserializeOwned>(&self, resource: &str, body: Vec<u8>) -> Result<T, ClientError> {
-        self.parse(&self.exchange(request(Method::POST, resource, body.into())).await?)
+        self.ask(request(Method::POST, resource, body.into())).await
+    }
+
+    /// Does `POST resource` with a body, for instance `/control/stop`, and waits until it is done, as long as that takes.
+    ///
+    /// # Errors
+    /// If hsup cannot be reached, ends before it answers, or refuses.
+    pub async fn wait_for<B, T>(&self, resource: &str, body: &B) -> Result<T, ClientError>
+    where
+        B: Serialize + Sync,
+        T: DeserializeOwned,
+    {
+        self.parse(&self.exchange(request(Method::POST, resource, to_json(body).into())).await?)
     }
 
     /// Asks `GET resource`, and hands on the answer piece by piece, until it ends or `take` wants no more; gives what
@@ -191,6 +200,11 @@ impl Client {
         }
     }
 
+    async fn ask<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T, ClientError> {
+        let answer = timeout(QUESTION_PATIENCE, self.exchange(request)).await;
+        self.parse(&answer.map_err(|_| ClientError::Silent { path: self.path.clone() })??)
+    }
+
     fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(answer)
             .map_err(|source| ClientError::Unexpected { path: self.path.clone(), source })
@@ -223,6 +237,10 @@ impl Client {
             _ => ClientError::Connect { path, source },
         }
     }
+}
+
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("the wire types have text keys and no fallible parts")
 }
 
 fn request(method: Method, resource: &str, body: Bytes) -> Request<Full<Bytes>> {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::body::AnswerBody;
 use super::client::{Client, ClientError};
@@ -456,10 +456,20 @@ async fn a_client_hears_what_the_server_says() {
     assert!(matches!(error, ClientError::Unexpected { .. }), "{error}");
 }
 
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
 #[tokio::test(start_paused = true)]
 async fn a_client_does_not_wait_for_ever_for_a_hung_hsup() {
     let (handle, _mailbox) = FormationHandle::new();
     let server = Server::start(handle).await;
     let error = server.client().get_json::<Value>("/status").await.unwrap_err();
     assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+    let body = json!({"Processes": ["web"]});
+    let told = server.client();
+    let told = timeout(A_DAY, told.post_json::<_, Value>("/control/restart", &body)).await.unwrap();
+    assert!(matches!(told, Err(ClientError::Silent { .. })), "{told:?}");
+    // dynos may take that long to stop
+    let done = server.client();
+    let done = timeout(A_DAY, done.wait_for::<_, Value>("/control/stop", &body)).await;
+    assert!(done.is_err(), "{done:?}");
 }
