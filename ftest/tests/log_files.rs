@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use hsup_ftest::{Room, eventually};
+use hsup_ftest::Room;
 
 /// Every line in the files of a dyno, oldest first, without what stands before it.
 fn lines(room: &Room, dyno: &str) -> Vec<String> {
@@ -95,15 +95,21 @@ fn a_directory_is_that_of_one_hsup_and_one_off_dynos_write_beside_it() {
 }
 
 #[test]
-fn a_full_disk_stops_nobody() {
+fn a_full_disk_stops_nobody_and_is_said_of_those_whose_lines_are_lost_and_once() {
     let room = Room::new();
-    room.release(&room.app().process("web", "while sleep 0.02; do echo tick; done", 1));
+    room.release(&room.app().process("web", "while sleep 0.02; do echo tick; done", 2));
     fs::create_dir(room.path("logs")).expect("a directory can be made");
     std::os::unix::fs::symlink("/dev/full", room.path("logs/web.1.log")).expect("a link can be made");
     let hsup = room.hsup(["--log-dir"]).arg(room.path("logs")).arg("start").up();
     hsup.wait_line("cannot write the log file of web.1");
-    hsup.wait_nth_line("web.1 | tick", 20);
-    let once = || (hsup.lines("cannot write the log file").len() == 1).then_some(());
-    eventually("it is said once", || hsup.printed(), once);
-    assert_eq!(hsup.stop().code, 0);
+    for dyno in ["web.1", "web.2"] {
+        hsup.wait_nth_line(&format!("{dyno} | tick"), 20);
+    }
+    let ended = hsup.stop();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let said = |text: &str| ended.stderr.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(said("cannot write the log file"), 1, "{ended:?}");
+    assert_eq!(said("written again"), 0, "{ended:?}");
+    assert_eq!(said("lines of web.1 could not be written to its log file"), 1, "{ended:?}");
+    assert!(lines(&room, "web.2").len() >= 20, "{ended:?}");
 }

@@ -224,12 +224,12 @@ fn write_all(mut queue: mpsc::Receiver<Piece>, stdout: impl Write, stderr: impl 
 struct Sink<W> {
     out: W,
     name: &'static str,
-    loss: Option<Loss>,
+    loss: Loss,
 }
 
 impl<W: Write> Sink<W> {
     fn new(out: W, name: &'static str) -> Self {
-        Self { out, name, loss: None }
+        Self { out, name, loss: Loss::default() }
     }
 
     /// Writes whole pieces, or loses them: dynos go on when nobody reads what they print, and when a disk is full.
@@ -240,7 +240,7 @@ impl<W: Write> Sink<W> {
         let name = self.name;
         match self.out.write_all(bytes).and_then(|()| self.out.flush()) {
             Ok(()) => {
-                if let Some(lines) = Loss::over(&mut self.loss) {
+                if let Some(lines) = self.loss.over() {
                     tracing::warn!("{name} is written again; {lines} lines of dynos could not be written");
                 }
             }
@@ -252,15 +252,15 @@ impl<W: Write> Sink<W> {
                 }
             }
             Err(error) => {
-                if Loss::add(&mut self.loss, memchr_iter(b'\n', bytes).count() as u64) {
+                if self.loss.add(memchr_iter(b'\n', bytes).count() as u64) {
                     tracing::error!(%error, "cannot write {name}; the dynos' lines are lost until it can be");
                 }
             }
         }
     }
 
-    fn close(mut self) {
-        if let Some(lines) = Loss::rest(&mut self.loss) {
+    fn close(self) {
+        if let Some(lines) = self.loss.rest() {
             tracing::warn!("{lines} lines of dynos could not be written to {}", self.name);
         }
     }

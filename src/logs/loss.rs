@@ -7,30 +7,27 @@ use std::time::{Duration, Instant};
 const CALM: Duration = Duration::from_secs(5);
 
 /// What has been lost since that was said.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Loss {
     lines: u64,
-    last: Instant,
+    last: Option<Instant>,
 }
 
 impl Loss {
     /// So many lines are lost. Whether they are the first ones, which is to be said.
-    pub(super) fn add(loss: &mut Option<Self>, lines: u64) -> bool {
-        let first = loss.is_none();
-        let loss = loss.get_or_insert_with(|| Self { lines: 0, last: Instant::now() });
-        loss.lines += lines;
-        loss.last = Instant::now();
-        first
+    pub(super) fn add(&mut self, lines: u64) -> bool {
+        self.lines += lines;
+        self.last.replace(Instant::now()).is_none()
     }
 
     /// Lines were written. How many were lost before, if that is over.
-    pub(super) fn over(loss: &mut Option<Self>) -> Option<u64> {
-        loss.take_if(|loss| loss.last.elapsed() >= CALM).map(|loss| loss.lines)
+    pub(super) fn over(&mut self) -> Option<u64> {
+        self.last.take_if(|last| last.elapsed() >= CALM).map(|_| std::mem::take(&mut self.lines))
     }
 
     /// There will be no more lines. How many were lost of the last ones.
-    pub(super) fn rest(loss: &mut Option<Self>) -> Option<u64> {
-        loss.take().map(|loss| loss.lines)
+    pub(super) fn rest(self) -> Option<u64> {
+        self.last.map(|_| self.lines)
     }
 }
 
@@ -40,13 +37,13 @@ mod tests {
 
     #[test]
     fn a_loss_is_said_once_and_over_when_it_has_been_calm() {
-        let mut loss = None;
-        assert!(Loss::add(&mut loss, 2) && !Loss::add(&mut loss, 3));
-        assert_eq!(Loss::over(&mut loss), None, "it may go on");
-        assert!(!Loss::add(&mut loss, 1), "it is the same one");
-        loss.as_mut().unwrap().last -= CALM;
-        assert_eq!((Loss::over(&mut loss), Loss::over(&mut loss)), (Some(6), None));
-        assert!(Loss::add(&mut loss, 1));
-        assert_eq!((Loss::rest(&mut loss), Loss::rest(&mut loss)), (Some(1), None));
+        let mut loss = Loss::default();
+        assert!(loss.add(2) && !loss.add(3));
+        assert_eq!(loss.over(), None, "it may go on");
+        assert!(!loss.add(1), "it is the same one");
+        *loss.last.as_mut().unwrap() -= CALM;
+        assert_eq!((loss.over(), loss.over()), (Some(6), None));
+        assert!(loss.add(1));
+        assert_eq!((loss.rest(), Loss::default().rest()), (Some(1), None));
     }
 }

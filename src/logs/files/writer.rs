@@ -15,6 +15,7 @@ use super::archive::Archive;
 use super::log_files::{Claim, FilesError};
 use super::names;
 use crate::logs::batch::Batch;
+use crate::logs::loss::Loss;
 use crate::logs::settings::FileSettings;
 use crate::logs::text;
 
@@ -34,8 +35,8 @@ pub(super) struct Writer {
     open: HashMap<String, Open>,
     /// Counts writes, to know which file was not written to for longest.
     writes: u64,
-    /// Lines that could not be written since that was said.
-    lost: u64,
+    /// Lines of dynos that could not be written.
+    losses: HashMap<String, Loss>,
     text: Vec<u8>,
 }
 
@@ -105,26 +106,28 @@ impl Writer {
             }
             Claim::OneOff => None,
         };
-        let (open, text) = (HashMap::new(), Vec::new());
-        Ok(Self { settings, claim, _alone, archive, open, writes: 0, lost: 0, text })
+        let (open, losses, text) = (HashMap::new(), HashMap::new(), Vec::new());
+        Ok(Self { settings, claim, _alone, archive, open, writes: 0, losses, text })
     }
 
     /// Writes the lines of a batch.
     pub(super) fn write(&mut self, batch: &Batch) {
         let name = batch.speaker.as_str();
         match self.try_write(batch) {
-            Ok(()) if self.lost > 0 => {
-                tracing::warn!("log files are written again; {} lines could not be written", self.lost);
-                self.lost = 0;
+            Ok(()) => {
+                if let Some(lines) = self.losses.get_mut(name).and_then(Loss::over) {
+                    self.losses.remove(name);
+                    tracing::warn!(
+                        "the log file of {name} is written again; {lines} lines could not be written"
+                    );
+                }
             }
-            Ok(()) => {}
             Err(error) => {
                 self.open.remove(name);
-                if self.lost == 0 {
+                if self.losses.entry(name.to_owned()).or_default().add(batch.len()) {
                     let dir = self.settings.dir.display();
                     tracing::error!(%error, "cannot write the log file of {name} in {dir}; its lines are lost");
                 }
-                self.lost += batch.len();
             }
         }
     }
@@ -204,6 +207,11 @@ impl Writer {
         for (name, open) in self.open.drain() {
             if let Err(error) = open.file.sync_all() {
                 tracing::error!(%error, "cannot write the log file of {name}");
+            }
+        }
+        for (name, loss) in self.losses.drain() {
+            if let Some(lines) = loss.rest() {
+                tracing::warn!("{lines} lines of {name} could not be written to its log file");
             }
         }
         self.archive.close();
