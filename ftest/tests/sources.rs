@@ -47,9 +47,13 @@ fn the_procfile_of_the_folder_runs_with_its_env() {
     hsup.wait_dyno("worker.1", "is gone", Value::is_null);
     // a wrong one changes nothing
     let pid = hsup.wait_up("web.1");
-    fs::write(work.join("Procfile"), "this is no process type\n").expect("a file can be written");
+    let wrong = "this is no process type\nnor: is\nthis\n";
+    fs::write(work.join("Procfile"), wrong).expect("a file can be written");
     hsup.signal(Signal::SIGHUP);
-    hsup.wait_line("Procfile:1");
+    for line in ["Procfile:1: ", "Procfile:3: "] {
+        let said = hsup.wait_line(line);
+        assert!(said.contains("the release stays as it was") && !said.contains("\\n"), "{said}");
+    }
     assert_eq!(hsup.dyno_pid("web.1"), pid);
     assert_eq!(hsup.stop().code, 0);
     room.assert_nothing_left();

@@ -75,7 +75,14 @@ impl Procfile {
                     release = Release { version, formation, config, ..release };
                 }
                 Ok(_) => {}
-                Err(error) => tracing::error!("the release stays as it was: {error}"),
+                Err(ProcfileError::Lines(errors)) => {
+                    for error in errors {
+                        tracing::error!("the release stays as it was: {error}");
+                    }
+                }
+                Err(error @ (ProcfileError::Missing { .. } | ProcfileError::Read { .. })) => {
+                    tracing::error!("the release stays as it was: {error}");
+                }
             }
         }
     }
