@@ -129,6 +129,17 @@ fn a_signal_while_a_dyno_backs_off_ends_it() {
 }
 
 #[test]
+fn where_there_are_no_dynos_to_stop_or_to_restart_it_is_said() {
+    let room = Room::new();
+    let hsup = room.hsup(["start"]).up();
+    for command in ["stop", "restart"] {
+        let ended = room.bare([command, "--all", "-s"]).arg(room.socket()).end();
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "there are no dynos\n"), "{ended:?}");
+    }
+    assert_eq!(hsup.stop().code, 0);
+}
+
+#[test]
 fn stop_stops_one_dyno_or_a_type_and_hsup_ends_when_all_are_stopped() {
     let room = Room::new();
     let hsup = start(&room, &room.app().process("web", "exec sleep 600", 2).process("worker", POLITE, 1));

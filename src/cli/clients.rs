@@ -26,6 +26,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Puts the cursor of a terminal into its corner, and clears what is below it.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
+/// What there is to say where all dynos are meant.
+const NO_DYNOS: &str = "there are no dynos";
+
 /// Asks a running hsup, and prints what it answers.
 pub fn ask(config: &Config, request: &ClientRequest, json: bool) -> process::ExitCode {
     talk(config, async |client| match request {
@@ -128,6 +131,7 @@ async fn stop(client: &Client, targets: &DynoTargets, json: bool) -> Result<Stri
     let response: StopResponse = client.wait_for("/control/stop", &request).await?;
     Ok(match response.stopped_processes.as_slice() {
         _ if json => to_json(&response),
+        [] if request.processes.is_empty() => NO_DYNOS.to_owned(),
         [] => format!("nothing to stop: no dyno of {} is running", request.processes.join(", ")),
         stopped => format!("stopped: {}", counted(stopped)),
     })
@@ -150,6 +154,7 @@ async fn restart(client: &Client, targets: &DynoTargets, json: bool) -> Result<S
     let names: Vec<String> = response.restarted_processes.iter().map(ToString::to_string).collect();
     Ok(match names.as_slice() {
         _ if json => to_json(&response),
+        [] if request.processes.is_empty() => NO_DYNOS.to_owned(),
         [] => format!("nothing to restart: the formation has no dyno of {}", request.processes.join(", ")),
         names => format!("restarting: {}", names.join(", ")),
     })
