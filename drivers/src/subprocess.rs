@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,6 +64,7 @@ pub struct Subprocess {
     pidfd: AsyncFd<OwnedFd>,
     mark: String,
     place: Arc<dyn Place>,
+    address: IpAddr,
     output: Mutex<Option<Output>>,
     notify: Mutex<Option<Notify>>,
     kill: Mutex<Told>,
@@ -111,6 +112,7 @@ impl Subprocess {
             pid: number,
             pidfd,
             mark,
+            address: spec.listen.as_ref().and_then(bound_to).unwrap_or_else(|| place.address()),
             place,
             output: Mutex::new(output),
             // Anybody on this host can send to it: what counts is hsup's own user, whose the run is.
@@ -222,7 +224,7 @@ impl Run for Subprocess {
     }
 
     fn address(&self) -> IpAddr {
-        self.place.address()
+        self.address
     }
 
     fn take_output(&self) -> Option<Output> {
@@ -328,6 +330,12 @@ fn with_socket(program: Program<'_>) -> Result<Program<'_>, StartError> {
     words.push(c_string(path.as_os_str().as_encoded_bytes())?);
     words.extend(args.into_iter().skip(1));
     Ok(Program { path: "/bin/sh".into(), args: words, env, dir })
+}
+
+/// The one address of the host at which a socket listens; none where it listens at all of them.
+fn bound_to(socket: &Arc<OwnedFd>) -> Option<IpAddr> {
+    let socket = TcpListener::from(socket.try_clone().ok()?);
+    socket.local_addr().ok().map(|bound| bound.ip()).filter(|address| !address.is_unspecified())
 }
 
 /// Connects input and output and spawns. What is opened for the child alone is closed when this returns.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, isolated_network, procs};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 /// Serves on descriptor 3 where it has been passed a socket. Told to end it answers what it has accepted. A thread waits
 /// for the signal: a handler could interrupt the start of another thread, whose locks it would need itself.
@@ -160,6 +161,8 @@ fn no_request_fails_on_a_socket_that_hsup_holds() {
     let hsup = room.hsup(["start", "--min-healthy-time", "300ms", "--listen", &listen]).up();
     hsup.wait_line("web.1 | serving what was passed");
     hsup.wait_line("release v1 is good");
+    let dyno = hsup.dyno("web.1");
+    assert_eq!((&dyno["IPAddress"], &dyno["Port"]), (&json!("127.0.0.1"), &json!(port)), "{dyno}");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let (good, bad) = Load::new().during(|| address, || work(&room, &hsup));
     assert!(good > 50 && bad == 0, "{good} requests were good and {bad} were not");
