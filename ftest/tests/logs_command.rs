@@ -62,6 +62,17 @@ fn the_newest_lines_are_shown_as_heroku_shows_them() {
 }
 
 #[test]
+fn a_name_that_no_dyno_has_is_warned_of() {
+    let room = Room::new();
+    let hsup = two_dynos(&room);
+    let ended = room.bare(["logs", "--type", "wbe", "--dyno", "web.1", "-n", "1", "-s"]).arg(room.socket());
+    let ended = ended.end();
+    assert_eq!((ended.code, ended.stdout.lines().count()), (0, 1), "{ended:?}");
+    assert_eq!(ended.stderr, "hsup: warning: no dyno is called wbe; there are: web, worker\n", "{ended:?}");
+    assert_eq!(hsup.stop().code, 0);
+}
+
+#[test]
 fn lines_outlive_the_restart_of_their_dyno() {
     let room = Room::new();
     room.release(&room.app().process("web", "echo run; exit 1", 1));

@@ -214,9 +214,14 @@ fn releases_table(response: &ReleasesResponse) -> String {
 
 /// A name that nothing has is a slip of the finger, and a script must not believe that it has stopped something.
 fn unknown_target(target: &Target, types: &BTreeSet<String>) -> Fatal {
+    Fatal::usage(no_such(target, types))
+}
+
+/// Says that no dyno has this name, and which process types there are.
+pub(super) fn no_such(target: &Target, types: &BTreeSet<String>) -> String {
     let known = types.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are: {known}") };
-    Fatal::usage(format!("no dyno is called {target}; {known}"))
+    format!("no dyno is called {target}; {known}")
 }
 
 /// The API said no, or nothing.
