@@ -195,3 +195,24 @@ fn a_dyno_of_an_app_of_the_heroku_api_has_a_terminal_too() {
     assert!(!ended.stdout.contains(api.token()), "{ended:?}");
     room.assert_nothing_left();
 }
+
+#[test]
+fn ps_watches_within_its_window() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 5));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_up("web.5");
+    let window = ["sh", "-c", "stty cols 30 rows 4; exec \"$@\"", "sh"];
+    let watching = at_a_terminal(&room, &room.hsup(["ps", "--watch"]).through(window));
+    watching.wait_line("... and 4 more lines");
+    for line in watching.lines("web.") {
+        let row = line.trim_end();
+        assert!(row.starts_with("web.1 ") && row.len() <= 30, "{row:?}");
+    }
+    watching.type_text("\x03");
+    watching.end();
+    assert_eq!(hsup.stop().code, 0);
+}

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process;
 use std::time::{Duration, SystemTime};
+
+use hsup_drivers::sys;
 
 use super::check;
 use super::explain::explain;
@@ -113,9 +116,9 @@ async fn watch(client: &Client, json: bool) -> Result<String, Fatal> {
         };
         let settled = ps_table::without_passing_time(status);
         if at_terminal || shown.as_ref() != Some(&settled) {
-            let screen = if at_terminal && !json { CLEAR } else { "" };
             let mut out = io::stdout().lock();
-            let written = out.write_all(format!("{screen}{text}").as_bytes()).and_then(|()| out.flush());
+            let text = if at_terminal && !json { screen(&out, &text) } else { text };
+            let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             if written.is_err() {
                 return output::finish(written).map(|()| String::new());
             }
@@ -123,6 +126,18 @@ async fn watch(client: &Client, json: bool) -> Result<String, Fatal> {
         shown = Some(settled);
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
+}
+
+/// What makes a terminal show a text and nothing else, as far as its window goes: of a row that wraps, or a line too many,
+/// the beginning would be scrolled away.
+fn screen(terminal: &impl AsFd, text: &str) -> String {
+    let shown = match sys::window_size(terminal.as_fd()) {
+        Ok(window) if window.ws_col > 0 && window.ws_row > 0 => {
+            ps_table::fit(text, window.ws_col.into(), window.ws_row.into())
+        }
+        Ok(_) | Err(_) => text.to_owned(),
+    };
+    format!("{CLEAR}{shown}")
 }
 
 /// Stops dynos, and returns when all their processes are gone.

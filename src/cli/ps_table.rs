@@ -34,6 +34,15 @@ pub fn table(status: &StatusResponse, now: SystemTime) -> String {
     std::iter::once(align(&rows)).chain(drains).collect()
 }
 
+/// What of a text fits into a window of a terminal, whose last row is the cursor's; each line ends with a newline.
+pub(super) fn fit(text: &str, columns: usize, rows: usize) -> String {
+    let (all, room) = (text.lines().count(), rows.saturating_sub(1).max(1));
+    let shown = if all > room { room - 1 } else { all };
+    let rest = (shown < all).then(|| format!("... and {} more lines", all - shown));
+    let cut = |line: &str| line.chars().take(columns).chain(['\n']).collect::<String>();
+    text.lines().take(shown).chain(rest.as_deref()).map(cut).collect()
+}
+
 /// A drain, where there is something about it that an operator should know.
 fn drain(drain: &DrainEntry) -> Option<String> {
     let lost = |lines: u64, how: &str| (lines > 0).then(|| format!("{lines} lines {how}"));
@@ -169,6 +178,15 @@ mod tests {
     fn amounts_are_short() {
         assert_eq!([0.0, 9.96, 10.4, 192.0].map(cpu), ["0.0s", "10.0s", "10s", "3m 12s"]);
         assert_eq!([831_488, 52_428_800, 1_610_612_736].map(size), ["812K", "50M", "1.5G"]);
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_window_is_cut() {
+        let text = "DYNO   STATE\nweb.1  up\nweb.2  up\n";
+        assert_eq!(fit(text, 80, 4), text);
+        assert_eq!(fit(text, 8, 24), "DYNO   S\nweb.1  u\nweb.2  u\n");
+        assert_eq!(fit(text, 80, 3), "DYNO   STATE\n... and 2 more lines\n");
+        assert_eq!(fit(text, 80, 1), "... and 3 more lines\n");
     }
 
     #[test]
