@@ -176,7 +176,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "SIZE")]
     pub log_tail: Option<String>,
 
-    /// Write the log lines of each dyno to a file in this directory [env: HSUP_LOG_DIR]
+    /// Write the log lines of each dyno to a file in this directory, one for each hsup [env: HSUP_LOG_DIR]
     #[arg(long, value_name = "DIR")]
     pub log_dir: Option<OsString>,
 

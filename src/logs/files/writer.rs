@@ -52,8 +52,9 @@ struct Open {
 
 impl Open {
     fn at(path: &Path, claim: Claim) -> io::Result<Self> {
-        // To read is what a lock needs on some file systems.
-        let file = OpenOptions::new().create(true).read(true).append(true).mode(MODE).open(path)?;
+        // To read is what a shared lock needs on some file systems.
+        let locks = claim == Claim::OneOff;
+        let file = OpenOptions::new().create(true).read(locks).append(true).mode(MODE).open(path)?;
         let shared = match claim {
             Claim::Directory => None,
             Claim::OneOff => {
