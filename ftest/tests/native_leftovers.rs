@@ -1,9 +1,10 @@
 //! What native dynos hold of the host: claimed by one hsup at a time, and given back however that hsup ends.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
 use std::time::Instant;
 
-use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, procs};
+use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, procs, stack};
 use nix::sys::signal::Signal;
 
 /// Two dynos, one of which has a daemon in a session of its own.
@@ -191,6 +192,35 @@ fn two_hsups_with_one_state_dir_share_neither_users_nor_networks() {
     assert!(room.left_by(&[proper[0]]).iter().any(|left| left.starts_with("packet filter")));
     assert_eq!(two.stop().code, 0);
     nothing_is_left(&room, &proper);
+}
+
+#[test]
+fn an_hsup_with_another_state_dir_leaves_the_links_of_living_dynos_alone() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let block = "192.168.200.0/30";
+    let hsup = room.hsup(["start"]).env("LIBCONTAINER_DYNO_SUBNET", block).up();
+    let pid = hsup.wait_up("web.1");
+    let network = room.namespaces().expect("the driver is native");
+    let link = || network.sh("ip -o link show hsc0a8c800 | cut -d: -f1");
+    let before = link();
+    let other = room.path("other");
+    std::fs::create_dir_all(other.join("stacks")).expect("a directory can be made");
+    symlink(stack(), other.join("stacks/heroku-24-1")).expect("a link can be made");
+    let run = room.hsup(["-s", "none", "run", "true"]).env("HSUP_STATE_DIR", &other);
+    let ended = run.env("LIBCONTAINER_DYNO_SUBNET", block).end();
+    assert!(ended.code != 0 && ended.stderr.contains("LIBCONTAINER_DYNO_SUBNET"), "{ended:?}");
+    assert_eq!(link(), before);
+    let addresses = format!("nsenter --net=/proc/{pid}/ns/net ip -4 -o addr show eth0");
+    assert!(network.sh(&addresses).contains("inet 192.168.200.2/30"), "it has its end of it");
+    assert_eq!(hsup.stop().code, 0);
+    // and once the dyno is gone, its subnet is to be had
+    let run = room.hsup(["-s", "none", "run", "true"]).env("HSUP_STATE_DIR", &other);
+    let ended = run.env("LIBCONTAINER_DYNO_SUBNET", block).end();
+    assert_eq!(ended.code, 0, "{ended:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use super::cgroup::{Cgroup, Hierarchies, Host};
 use super::files;
 use super::ledger::RunId;
-use super::network::{self, Obstacle, nft};
+use super::network::{self, Links, Obstacle, Remains, nft};
 use super::network_users::Users;
 use super::reconcile;
 use super::undo::{Fault, Seen, Undo, Undone};
@@ -103,9 +103,8 @@ impl Undo for OfHost<'_> {
     }
 
     fn delete_link(&self, name: &str) -> Undone {
-        let there = network::host_links()?.iter().any(|link| link == name);
-        network::disconnect(name)?;
-        Ok(there)
+        // Another hsup may have given a dyno of its own the same subnet since: that of one that lives is not meant.
+        Ok(Links::open()?.remove_remains(name)? == Remains::Removed)
     }
 
     fn cgroups(&self) -> Result<Vec<Seen<PathBuf>>, Fault> {

@@ -54,7 +54,7 @@ pub trait Undo {
     /// If a process does not end, or the cgroup cannot be removed.
     fn remove_cgroup(&self, cgroup: &Path) -> Undone;
 
-    /// Deletes the host's end of a veth pair.
+    /// Deletes the host's end of a veth pair, unless a dyno lives at the other end: the name may be another's by now.
     ///
     /// # Errors
     /// If the kernel refuses.

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::netlink::{CREATE, EXCLUSIVE, Message, NetworkError, REPLACE, Socket, Step, attribute, text_of};
+use super::remains::{self, Remains};
 use super::settings::{ExtraInterface, Gateway, Interface, Route, Routes};
 use super::subnet::Subnet;
 
@@ -50,8 +51,14 @@ const MACVLAN_MODE_BRIDGE: u32 = 4;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const IF_OPER_UP: u8 = 6;
 
+/// How long a link of the same name may stay whose dyno still lives: that dyno has given its subnet back, and is about to
+/// be gone with all that is held of it.
+const GONE: Duration = Duration::from_secs(1);
+/// How often it is looked at meanwhile.
+const GONE_POLL: Duration = Duration::from_millis(1);
+
 /// The length of `struct ifinfomsg`.
-const LINK_HEADER: usize = 16;
+pub(super) const LINK_HEADER: usize = 16;
 
 /// What a dyno may reach beyond the world outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,21 +124,27 @@ impl Links {
 
     /// Links a dyno's network namespace to this one, the host's: the dyno's end is `eth0`, still down.
     ///
-    /// A link of that name that hsup made before is replaced: the kernel removes the links of a dyno that is gone
-    /// only some time after it.
+    /// What is left of a dyno that is gone is replaced: the kernel removes its link only some time after it. That of one
+    /// that lives is left alone.
     ///
     /// # Errors
-    /// If the kernel refuses a step, which is named; nothing is left then.
+    /// If the kernel refuses a step, which is named; nothing is left then. If there is such a link of a dyno that lives.
     pub fn connect(&self, link: &HostLink, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
-        match create_pair(&self.0, link, netns) {
-            Err(error) if error.is(Errno::EEXIST) && self.0.index(&link.name).is_ok() => {
-                if !self.host_links()?.contains(&link.name) {
-                    return Err(NetworkError::Foreign { name: link.name.clone() });
-                }
-                self.disconnect(&link.name)?;
-                create_pair(&self.0, link, netns)?;
+        let deadline = Instant::now() + GONE;
+        let mut cleared = false;
+        while let Err(error) = create_pair(&self.0, link, netns) {
+            if !error.is(Errno::EEXIST) {
+                return Err(error);
             }
-            created => created?,
+            match self.remove_remains(&link.name)? {
+                // It is the dyno's end that exists already.
+                Remains::Nothing if cleared => return Err(error),
+                Remains::Nothing | Remains::Removed => cleared = true,
+                Remains::Living if Instant::now() >= deadline => {
+                    return Err(NetworkError::Taken { name: link.name.clone() });
+                }
+                Remains::Living => thread::sleep(GONE_POLL),
+            }
         }
         set_up_host_end(&self.0, link).inspect_err(|_| {
             if let Err(error) = self.disconnect(&link.name) {
@@ -206,9 +219,7 @@ impl Links {
     pub fn settle(&self, name: &str) -> Result<(), NetworkError> {
         let deadline = Instant::now() + SETTLED;
         loop {
-            let question = Message::new(libc::RTM_GETLINK, 0, &link_header(0, 0))
-                .text(libc::IFLA_IFNAME, name)
-                .with(libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+            let question = ask_for_link().text(libc::IFLA_IFNAME, name);
             let link = self.0.get(format!("look for the link {name}"), question)?;
             let state =
                 link.get(LINK_HEADER..).and_then(|attributes| attribute(attributes, libc::IFLA_OPERSTATE));
@@ -234,19 +245,24 @@ impl Links {
         self.0.perform(vec![Step::new(format!("remove the link {name}"), delete).tolerating(Errno::ENODEV)])
     }
 
+    /// Removes what is left of a dyno's link, by the name of the host's end, unless the dyno lives.
+    ///
+    /// # Errors
+    /// If the link is none that hsup made, or the kernel refuses.
+    pub fn remove_remains(&self, name: &str) -> Result<Remains, NetworkError> {
+        remains::remove(&self.0, name)
+    }
+
     /// The names of all host ends that are there, by whichever hsup they were made.
     ///
     /// # Errors
     /// If the kernel does not tell.
     pub fn host_links(&self) -> Result<Vec<String>, NetworkError> {
-        let question = Message::new(libc::RTM_GETLINK, 0, &link_header(0, 0))
-            .with(libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
-        let links = self.0.dump("list the links", question)?;
+        let links = self.0.dump("list the links", ask_for_link())?;
         let ours = links.iter().filter_map(|link| {
             let attributes = link.get(LINK_HEADER..)?;
-            let group = attribute(attributes, libc::IFLA_GROUP)?.first_chunk()?;
             let name = attribute(attributes, libc::IFLA_IFNAME).map(text_of)?;
-            (u32::from_ne_bytes(*group) & !(DYNOS | METADATA) == GROUP && is_host_link(&name)).then_some(name)
+            (is_group_of_dynos(attributes) && is_host_link(&name)).then_some(name)
         });
         Ok(ours.collect())
     }
@@ -278,22 +294,6 @@ pub fn configure_inside(
     extra: Option<&ExtraInterface>,
 ) -> Result<(), NetworkError> {
     Links::open()?.configure(subnet, routes, extra)
-}
-
-/// [`Links::disconnect`] in the caller's network namespace.
-///
-/// # Errors
-/// Those of [`Links::open`] and [`Links::disconnect`].
-pub fn disconnect(name: &str) -> Result<(), NetworkError> {
-    Links::open()?.disconnect(name)
-}
-
-/// [`Links::host_links`] of the caller's network namespace.
-///
-/// # Errors
-/// Those of [`Links::open`] and [`Links::host_links`].
-pub fn host_links() -> Result<Vec<String>, NetworkError> {
-    Links::open()?.host_links()
 }
 
 fn create_pair(socket: &Socket, link: &HostLink, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
@@ -348,6 +348,18 @@ pub fn forwarding() -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// What asks for links, without the numbers that make an answer long.
+pub(super) fn ask_for_link() -> Message {
+    Message::new(libc::RTM_GETLINK, 0, &link_header(0, 0))
+        .with(libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes())
+}
+
+/// Whether these attributes are those of a link in the group of dynos.
+pub(super) fn is_group_of_dynos(attributes: &[u8]) -> bool {
+    let group = attribute(attributes, libc::IFLA_GROUP).and_then(|group| group.first_chunk());
+    group.is_some_and(|group| u32::from_ne_bytes(*group) & !(DYNOS | METADATA) == GROUP)
+}
+
 /// Whether a name has the form of those that hsup gives.
 fn is_host_link(name: &str) -> bool {
     let digit = |c: char| matches!(c, '0'..='9' | 'a'..='f');
@@ -360,7 +372,7 @@ fn index_of(socket: &Socket, name: &str, place: &'static str) -> Result<u32, Net
 }
 
 /// `struct ifinfomsg`; the flags given are those to change.
-fn link_header(index: u32, flags: i32) -> [u8; LINK_HEADER] {
+pub(super) fn link_header(index: u32, flags: i32) -> [u8; LINK_HEADER] {
     let mut header = [0; LINK_HEADER];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -437,7 +449,8 @@ mod tests {
         assert!(is_host_link(&link.name));
         for name in ["hsac10001", "hsac10001cd", "hsAC10001C", "eth0", "xxac10001c", "hs"] {
             assert!(!is_host_link(name), "{name}");
-            assert!(matches!(disconnect(name), Err(NetworkError::Foreign { .. })), "{name}");
+            let disconnected = Links::open().unwrap().disconnect(name);
+            assert!(matches!(disconnected, Err(NetworkError::Foreign { .. })), "{name}");
         }
     }
 

@@ -7,18 +7,17 @@ mod link;
 mod netlink;
 pub mod nft;
 mod obstacle;
+mod remains;
 mod resolver;
 mod settings;
 mod subnet;
 #[cfg(test)]
 mod tests;
 
-pub use link::{
-    Allow, ExtraKind, HostLink, Links, configure_inside, connect, connect_extra, disconnect, forwarding,
-    host_links,
-};
+pub use link::{Allow, ExtraKind, HostLink, Links, configure_inside, connect, connect_extra, forwarding};
 pub use netlink::NetworkError;
 pub use obstacle::{Obstacle, obstacles};
+pub use remains::Remains;
 pub use resolver::{Resolver, resolver};
 pub use settings::{ExtraInterface, Gateway, Interface, Route, RouteError, Routes, SettingError};
 pub use subnet::{Block, BlockError, Subnet, SubnetError};

@@ -109,6 +109,15 @@ pub enum NetworkError {
         /// Its name.
         name: String,
     },
+    /// A link is that of a dyno which lives.
+    #[error(
+        "the link {name} is that of a dyno of another hsup, whose claims this one does not see: give one of them \
+         another block of subnets (LIBCONTAINER_DYNO_SUBNET)"
+    )]
+    Taken {
+        /// The name of the host's end.
+        name: String,
+    },
 }
 
 impl NetworkError {
@@ -122,7 +131,8 @@ impl NetworkError {
             | Self::Socket { .. }
             | Self::Down { .. }
             | Self::Setting { .. }
-            | Self::Foreign { .. } => false,
+            | Self::Foreign { .. }
+            | Self::Taken { .. } => false,
         }
     }
 }

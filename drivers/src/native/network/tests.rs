@@ -137,12 +137,13 @@ fn links_are_listed_and_removed() {
     let Some(world) = World::new() else { return };
     let _dynos = [world.dyno(0, NOTHING), world.dyno(1, Allow { dynos: true, metadata: true })];
     let (links, no_links) = world.host.run(|| {
-        let links = host_links().unwrap();
+        let links = Links::open().unwrap();
+        let there = links.host_links().unwrap();
         for _ in 0..2 {
-            disconnect(&name(0)).unwrap();
-            disconnect(&name(1)).unwrap();
+            links.disconnect(&name(0)).unwrap();
+            links.disconnect(&name(1)).unwrap();
         }
-        (links, host_links().unwrap())
+        (there, links.host_links().unwrap())
     });
     assert_eq!((links, no_links), (vec![name(0), name(1)], vec![]));
     let error = world.host.run(|| Links::open().unwrap().settle(&name(0)).unwrap_err());
@@ -183,11 +184,34 @@ fn a_link_settles_when_both_ends_are_up() {
 #[test]
 fn the_link_that_a_dyno_before_has_left_is_replaced() {
     let Some(world) = World::new() else { return };
-    let before = world.dyno(0, NOTHING);
+    drop(world.dyno(0, NOTHING));
     let dyno = world.dyno(0, NOTHING);
     let port = dyno.listen(subnet(0).dyno(), PORT);
     assert_eq!(world.host.reaches(&port, subnet(0).dyno()), subnet(0).gateway());
-    assert_eq!(before.run(interfaces), ["lo"]);
+    drop((port, dyno));
+    world.host.run(|| {
+        let links = Links::open().unwrap();
+        // The thread in the namespace is about to end.
+        while links.remove_remains(&name(0)).unwrap() == Remains::Living {
+            std::thread::yield_now();
+        }
+        assert_eq!(links.remove_remains(&name(0)).unwrap(), Remains::Nothing);
+    });
+}
+
+#[test]
+fn the_link_of_a_dyno_that_lives_is_left_alone() {
+    let Some(world) = World::new() else { return };
+    let dyno = world.dyno(0, NOTHING);
+    let netns = Netns::new().dup();
+    let (error, remains) = world.host.run(move || {
+        let error = connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap_err();
+        (error, Links::open().unwrap().remove_remains(&name(0)).unwrap())
+    });
+    assert!(matches!(&error, NetworkError::Taken { name: taken } if *taken == name(0)), "{error}");
+    assert_eq!(remains, Remains::Living);
+    let port = dyno.listen(subnet(0).dyno(), PORT);
+    assert_eq!(world.host.reaches(&port, subnet(0).dyno()), subnet(0).gateway());
 }
 
 #[test]
@@ -201,7 +225,7 @@ fn links_of_others_are_left_alone() {
     let netns = Netns::new().dup();
     let (links, error) = world.host.run(move || {
         let link = HostLink::new(subnet(0), NOTHING, None);
-        (host_links().unwrap(), connect(&link, netns.as_fd()).unwrap_err())
+        (Links::open().unwrap().host_links().unwrap(), connect(&link, netns.as_fd()).unwrap_err())
     });
     assert!(links.is_empty() && matches!(error, NetworkError::Foreign { .. }), "{error}");
     assert_eq!(dyno.run(interfaces), ["eth0", "lo"]);
@@ -214,7 +238,11 @@ fn what_fails_is_named_and_leaves_nothing() {
     let netns = dyno.dup();
     let (error, extra, links) = world.host.run(move || {
         let taken = connect(&HostLink::new(subnet(1), NOTHING, None), netns.as_fd()).unwrap_err();
-        (taken, connect_extra("none0", netns.as_fd()).unwrap_err(), host_links().unwrap())
+        (
+            taken,
+            connect_extra("none0", netns.as_fd()).unwrap_err(),
+            Links::open().unwrap().host_links().unwrap(),
+        )
     });
     assert!(error.to_string().starts_with(&format!("failed to create the link {}", name(1))), "{error}");
     assert!(extra.to_string().starts_with("there is no interface none0 on this host"), "{extra}");
