@@ -141,3 +141,25 @@ fn what_is_bound_is_restricted_mount_by_mount_on_an_old_kernel() {
         assert_eq!((kept.count(), lines[2..].iter().filter(plain).count()), (1, 3), "{ended:?}");
     }
 }
+
+#[test]
+fn what_is_mounted_below_a_stack_on_the_host_is_as_read_only_as_the_stack() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let below = room.path("state/stacks/heroku-24-1/opt").display().to_string();
+    let namespaces = room.namespaces().expect("the driver is native");
+    namespaces.sh(&format!(
+        "mount -t tmpfs -o mode=777,noexec below {below}; echo shared > {below}/file; chmod 666 {below}/file"
+    ));
+    let line = "cat /opt/file; (: > /opt/file) 2>/dev/null && echo written || echo kept; \
+                awk '$5 == \"/opt\" {print $6}' /proc/self/mountinfo";
+    for old in [false, true] {
+        let run = room.hsup(["run", line]);
+        let ended = if old { on_old_kernel(run) } else { run }.end();
+        assert_eq!(ended.stdout, "shared\nkept\nro,nosuid,nodev,noexec,relatime\n", "{ended:?}");
+    }
+    assert_eq!(namespaces.sh(&format!("cat {below}/file")), "shared\n");
+}

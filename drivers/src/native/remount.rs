@@ -1,6 +1,7 @@
-//! Restricting mounts on a kernel that cannot do that to a whole tree at once (before 5.12, without mount_setattr(2)):
-//! each of them is mounted anew at its own place.
+//! Restricting a mount with all that is mounted below it: at once, or, on a kernel that cannot (before 5.12, without
+//! mount_setattr(2)), each of them by mounting it anew at its own place.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,6 +13,7 @@ use nix::sys::stat::Mode;
 
 use super::in_root::by_number;
 use super::mountinfo::entries_below;
+use crate::sys;
 
 /// What is set for a mount, as its line in `/proc/self/mountinfo` says it. What is not asked for anew is lost.
 const OPTIONS: [(&str, MsFlags); 7] = [
@@ -26,7 +28,15 @@ const OPTIONS: [(&str, MsFlags); 7] = [
 
 /// Makes the mount that has been opened and all below it plain: without set-user-id programs and devices, and
 /// read-only where asked for.
-pub(super) fn restrict_each(top: &OwnedFd, read_only: bool) -> io::Result<()> {
+pub(super) fn restrict(top: &OwnedFd, read_only: bool) -> io::Result<()> {
+    let path = CString::new(by_number(top).into_os_string().into_encoded_bytes())?;
+    match sys::restrict_mounts(&path, read_only) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => restrict_each(top, read_only),
+        restricted => restricted,
+    }
+}
+
+fn restrict_each(top: &OwnedFd, read_only: bool) -> io::Result<()> {
     let point = fs::read_link(by_number(top))?;
     let table = fs::read("/proc/self/mountinfo")?;
     let mut more = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;

@@ -17,7 +17,7 @@ use nix::unistd::{chdir, pivot_root};
 
 use super::in_root::{by_number, make_place, place, within};
 use super::protocol::{AppDir, BindMount, Failure, StartRequest};
-use super::remount::restrict_each;
+use super::remount::restrict;
 use crate::command::c_string;
 use crate::sys;
 
@@ -55,8 +55,11 @@ pub(super) fn build(
     let root = &request.root;
     // First: nothing that is mounted from here on may be seen by the host.
     change(Path::new("/"), MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
-    // Read-only at once: what is made for a dyno may not come to be in the stack image, which all share.
-    bind(root, root, MsFlags::MS_RDONLY | PLAIN)?;
+    // Read-only at once: what is made for a dyno may not come to be in the stack image, which all share. Nor in what is
+    // mounted below it on the host, which comes along.
+    bind(root, root, MsFlags::empty())?;
+    let restricted = File::open(root).and_then(|opened| restrict(&opened.into(), true));
+    restricted.map_err(Failure::io(format!("make all that is mounted at {} read-only", root.display())))?;
     etc(root, &request.scratch.etc, &request.etc)?;
     app(root, &request.scratch.app, &request.app, request.main.uid, userns)?;
     let tmp = format!("mode=1777,size={}", request.tmp_bytes);
@@ -179,15 +182,9 @@ fn show(root: &Path, bound: &BindMount) -> Result<(), Failure> {
     )))?;
     bind(&bound.host, &by_number(&place), MsFlags::empty())?;
     // What is mounted below it on the host comes along, and is not to be more than it.
-    let restrict = || format!("restrict what is bound to {}", bound.inside.display());
-    let shown = within(&root, inside).map_err(Failure::step(restrict()))?;
-    let path = c_string(by_number(&shown).as_os_str().as_encoded_bytes())?;
-    match sys::restrict_mounts(&path, bound.read_only) {
-        // a kernel before 5.12
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => restrict_each(&shown, bound.read_only),
-        restricted => restricted,
-    }
-    .map_err(Failure::io(restrict()))
+    let doing = || format!("restrict what is bound to {}", bound.inside.display());
+    let shown = within(&root, inside).map_err(Failure::step(doing()))?;
+    restrict(&shown, bound.read_only).map_err(Failure::io(doing()))
 }
 
 fn make_file(path: &Path) -> io::Result<()> {
