@@ -289,6 +289,44 @@ fn a_dyno_resolves_names_by_a_resolver_on_the_loopback_of_the_host() {
 }
 
 #[test]
+fn a_dyno_asks_whom_the_host_asks_when_it_starts_and_others_go_on_asking() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let resolv = room.path("work/resolv.conf");
+    let host_asks = |server: &str| {
+        std::fs::write(&resolv, format!("nameserver {server}\n")).expect("a file can be written")
+    };
+    host_asks("10.9.0.1");
+    network(&room).sh(&format!(
+        "mount --bind {} $(readlink -f /etc/resolv.conf); if [ -d /run/systemd ]; then mount -t tmpfs run /run/systemd; fi",
+        resolv.display()
+    ));
+    let hsup = room.hsup(["start"]).up();
+    let asks =
+        |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/root/etc/resolv.conf")).expect("it lives");
+    let pid = hsup.wait_up("web.1");
+    assert_eq!(asks(pid), "nameserver 10.9.0.1\n");
+    let handed_on = || network(&room).sh("nft list ruleset").contains("dnat to 127.0.0.53");
+    assert!(!handed_on());
+    // a resolver of its own comes to the host after hsup
+    host_asks("127.0.0.53");
+    procs::signal(pid, Signal::SIGKILL);
+    hsup.wait_line("Process was killed by SIGKILL");
+    let up = hsup.wait_dyno("web.1", "is up again", |dyno| dyno["State"] == "up" && dyno["Pid"] != pid);
+    let pid = up["Pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("it has a pid");
+    assert!(asks(pid).starts_with("nameserver 172.") && handed_on(), "{}", asks(pid));
+    // and goes again: the dyno that asks it still may
+    host_asks("10.9.0.1");
+    let ended = room.hsup(["-s", "none", "run", "cat /etc/resolv.conf"]).end();
+    assert_eq!(ended.stdout, "nameserver 10.9.0.1\n", "{ended:?}");
+    assert!(handed_on());
+    assert_eq!(hsup.stop().code, 0);
+}
+
+#[test]
 fn the_packet_filter_is_put_back_when_it_was_flushed() {
     if !is_about(Driver::Native) {
         return;

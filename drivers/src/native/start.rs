@@ -19,7 +19,7 @@ use super::first_process::{Started, Unstarted, begin};
 use super::holdings::{Holdings, Waiting};
 use super::in_root;
 use super::ledger::{Init, Ledger, Record};
-use super::network::{HostLink, Subnet, connect, connect_extra};
+use super::network::{HostLink, Resolver, connect, connect_extra};
 use super::protocol::{
     AppDir, Failure, InsideNetwork, ProcessRequest, Request, Scratch, StartRequest, StdioKind,
 };
@@ -61,6 +61,12 @@ impl Drop for Starter {
     fn drop(&mut self) {
         self.cgroups.tidy();
     }
+}
+
+/// What the network of a dyno is to be.
+struct DynoNetwork {
+    link: HostLink,
+    resolver: Resolver,
 }
 
 /// An init that has been cloned and has started the main process.
@@ -114,13 +120,14 @@ impl Starter {
     /// Starts a run; where it fails, tells whether a copy of the app's files would help.
     fn try_start(&self, spec: &DynoSpec) -> Result<StartedDyno, Failed> {
         let Wires { control, output, stdio, init: fds } = wires(&spec.stdio)?;
-        let (mut holdings, subnet) = self.hold(spec)?;
-        let cloned = self.clone_and_connect(spec, &mut holdings, subnet, stdio, fds, &control);
+        let (mut holdings, network) = self.hold(spec)?;
+        let cloned = self.clone_and_connect(spec, &mut holdings, &network, stdio, fds, &control);
         match cloned {
             Ok(Cloned { init, pidfd, main, notify }) => {
                 self.tidy_layers(spec, &holdings);
                 let init = Started { dyno: spec.name.clone(), pid: init, pidfd, control };
-                Ok(StartedDyno { init, main, address: subnet.dyno(), output, notify, holdings })
+                let address = network.link.subnet.dyno();
+                Ok(StartedDyno { init, main, address, output, notify, holdings })
             }
             Err(failed) => {
                 self.waiting.give_back(holdings);
@@ -130,13 +137,15 @@ impl Starter {
     }
 
     /// Claims and makes what a run holds, each thing written down before it is made.
-    fn hold(&self, spec: &DynoSpec) -> Result<(Holdings, Subnet), StartError> {
+    fn hold(&self, spec: &DynoSpec) -> Result<(Holdings, DynoNetwork), StartError> {
         let settings = &self.settings;
         let identity = self.claims.claim_identity(settings.uids.clone(), settings.block.len());
         let identity = identity.map_err(step("claim a user and a network"))?;
         let (uid, index) = (identity.identity().uid, identity.identity().subnet_index);
         let subnet = settings.block.subnet(index).ok_or(io::Error::from(io::ErrorKind::NotFound));
         let subnet = subnet.map_err(step("find the network"))?;
+        let resolver = Uplink::resolver(subnet.gateway());
+        let network = DynoNetwork { link: HostLink::new(subnet, settings.allow, resolver.stub), resolver };
         let run = self.ledger.new_run(&spec.name);
         let dir = settings.state_dir.join(super::doctor::DYNOS).join(run.as_str());
         let cgroups = self.cgroups.plan(run.as_str(), &spec.limits);
@@ -146,7 +155,7 @@ impl Starter {
             dyno: spec.name.clone(),
             uid,
             subnet: index,
-            link: Some(self.link(subnet).name),
+            link: Some(network.link.name.clone()),
             cgroups,
             dirs: vec![dir.clone()],
             init: None,
@@ -169,7 +178,7 @@ impl Starter {
         match cgroup {
             Ok(cgroup) => {
                 holdings.cgroup = Some(Arc::new(cgroup));
-                Ok((holdings, subnet))
+                Ok((holdings, network))
             }
             Err(error) => {
                 self.waiting.give_back(holdings);
@@ -235,29 +244,26 @@ impl Starter {
         spec.built.app_dir.as_deref().or(self.settings.app_dir.as_deref())
     }
 
-    fn link(&self, subnet: Subnet) -> HostLink {
-        HostLink::new(subnet, self.settings.allow, self.uplink.stub())
-    }
-
     /// Has init cloned, makes the host's end of the network while it sets up the dyno, and waits for its word.
     fn clone_and_connect(
         &self,
         spec: &DynoSpec,
         holdings: &mut Holdings,
-        subnet: Subnet,
+        network: &DynoNetwork,
         stdio: StdioKind,
         mut fds: Vec<OwnedFd>,
         control: &OwnedFd,
     ) -> Result<Cloned, Failed> {
-        let request = Request::Init(Box::new(self.request(spec, holdings, subnet, stdio)?));
+        let request = Request::Init(Box::new(self.request(spec, holdings, network, stdio)?));
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd, filtered) = self.zygote.clone_process(&request, &fds, || self.uplink.install())?;
+        let install = || self.uplink.install(network.resolver.stub);
+        let (init, pidfd, filtered) = self.zygote.clone_process(&request, &fds, install)?;
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
         let ready = filtered.map_err(step("set up the packet filter"));
-        let ready = ready.and_then(|()| self.connect_init(spec, holdings, subnet, init));
+        let ready = ready.and_then(|()| self.connect_init(spec, holdings, &network.link, init));
         match begin(pidfd.as_fd(), control.as_fd(), ready) {
             // By the time that this is looked for it may be gone.
             Ok((main, notify)) => {
@@ -273,7 +279,7 @@ impl Starter {
         &self,
         spec: &DynoSpec,
         holdings: &mut Holdings,
-        subnet: Subnet,
+        link: &HostLink,
         init: u32,
     ) -> Result<Option<OwnedFd>, StartError> {
         if let Some(of) = Init::of(init) {
@@ -284,7 +290,7 @@ impl Starter {
         }
         let netns =
             File::open(format!("/proc/{init}/ns/net")).map_err(step("open the network of the dyno"))?;
-        connect(&self.link(subnet), netns.as_fd()).map_err(step("connect the dyno"))?;
+        connect(link, netns.as_fd()).map_err(step("connect the dyno"))?;
         if let Some(extra) = &self.settings.extra_interface {
             let kind =
                 connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
@@ -303,7 +309,7 @@ impl Starter {
         &self,
         spec: &DynoSpec,
         holdings: &Holdings,
-        subnet: Subnet,
+        network: &DynoNetwork,
         stdio: StdioKind,
     ) -> Result<StartRequest, StartError> {
         let root = spec.built.root.clone().ok_or(io::Error::from(io::ErrorKind::NotFound));
@@ -327,8 +333,8 @@ impl Starter {
             group: &read("group"),
             uid,
             hostname: &hostname,
-            address: subnet.dyno(),
-            resolver: &self.uplink.resolver(subnet.gateway()),
+            address: network.link.subnet.dyno(),
+            resolver: &network.resolver.text,
         };
         Ok(StartRequest {
             etc: etc.files(),
@@ -340,8 +346,8 @@ impl Starter {
             binds: self.settings.binds.clone(),
             tmp_bytes: TMP_BYTES,
             network: InsideNetwork {
-                host_link: self.link(subnet).name,
-                subnet,
+                host_link: network.link.name.clone(),
+                subnet: network.link.subnet,
                 routes: self.settings.extra_routes.to_string(),
                 extra: self.settings.extra_interface.as_ref().map(ToString::to_string),
             },

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Mutex, Once, PoisonError};
 
 use super::error::NativeError;
-use super::network::{ExtraKind, NetworkError, forwarding, nft, resolver};
+use super::network::{ExtraKind, NetworkError, Resolver, forwarding, nft, resolver};
 use super::network_users::Users;
 
 /// Where the host says who resolves names for it.
@@ -18,8 +18,6 @@ const SYSTEMD_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 pub(super) struct Uplink {
     /// Held shared by each hsup that has native dynos.
     users: Mutex<Option<Users>>,
-    host: String,
-    systemd: Option<String>,
     extra: Once,
 }
 
@@ -27,26 +25,23 @@ impl Uplink {
     /// Joins those who use it.
     pub(super) fn join() -> Result<Self, NativeError> {
         let users = Users::join().map_err(|source| NativeError::Network { source })?;
+        Ok(Self { users: Mutex::new(Some(users)), extra: Once::new() })
+    }
+
+    /// Has the host pass packets on, and filter them, with what the resolver of a dyno needs of that. To be called for
+    /// each dyno: others than hsup may have removed the packet filter with all that the host has, as `nft flush ruleset`
+    /// does.
+    pub(super) fn install(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+        forwarding()?;
+        nft::install(stub)
+    }
+
+    /// How a dyno with this gateway is to resolve names. To be asked for each dyno: what the host says comes with its
+    /// network, which may be there only some time after hsup, and changes with that.
+    pub(super) fn resolver(gateway: Ipv4Addr) -> Resolver {
         let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         let systemd = fs::read_to_string(SYSTEMD_RESOLV_CONF).ok();
-        Ok(Self { users: Mutex::new(Some(users)), host, systemd, extra: Once::new() })
-    }
-
-    /// Has the host pass packets on, and filter them. To be called for each dyno: others than hsup may have removed the
-    /// packet filter with all that the host has, as `nft flush ruleset` does.
-    pub(super) fn install(&self) -> Result<(), NetworkError> {
-        forwarding()?;
-        nft::install(self.stub())
-    }
-
-    /// The loopback address at which the host's own resolver listens, where it has no other.
-    pub(super) fn stub(&self) -> Option<Ipv4Addr> {
-        resolver(&self.host, self.systemd.as_deref(), Ipv4Addr::UNSPECIFIED).stub
-    }
-
-    /// The `resolv.conf` of a dyno with this gateway.
-    pub(super) fn resolver(&self, gateway: Ipv4Addr) -> String {
-        resolver(&self.host, self.systemd.as_deref(), gateway).text
+        resolver(&host, systemd.as_deref(), gateway)
     }
 
     /// Says once what the extra interfaces of dynos are.

@@ -3,6 +3,7 @@
 //! A dyno is known by the [group](super::Allow::group) of its link, so that the rules do not change when dynos
 //! start and stop. Other tables are not touched, and what they drop stays dropped.
 
+mod label;
 mod rule;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,9 +12,10 @@ use std::net::Ipv4Addr;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
+use self::label::Label;
 use self::rule::{
-    ANY, Chain, HEADER_BYTES, Rule, comment, destination, drop_it, from_dynos, hand_on, header, masquerade,
-    message, messages, no_way_back, not_let_through, to_dynos, to_host, to_port,
+    ANY, Chain, HEADER_BYTES, NFTA_RULE_TABLE, Rule, comment, comment_text, destination, drop_it, from_dynos,
+    hand_on, header, masquerade, message, messages, no_way_back, not_let_through, to_dynos, to_host, to_port,
 };
 use super::link::{DYNOS, METADATA};
 use super::netlink::{CREATE, EXCLUSIVE, Message, NetworkError, Socket, Step, attribute};
@@ -33,29 +35,37 @@ const DOMAIN: u16 = 53;
 /// - A dyno sends from its own address only, and to none of the host's loopback addresses.
 /// - Unless it is [allowed](super::Allow), it reaches no link-local address, and opens no connection to a dyno.
 /// - What it sends to the world outside comes from the host's address.
-/// - With a [stub](super::Resolver::stub), what it asks the host on the port of name servers is handed on to that.
+/// - With a [stub](super::Resolver::stub), what it asks the host on the port of name servers is handed on to that. Where
+///   there is none, one that is installed stays: dynos of another hsup, or of an earlier day, may have no other.
 ///
 /// # Errors
 /// If the kernel refuses a step, which is named; the rules are as they were then.
 pub fn install(stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
-    let rules: Vec<(String, Message)> = ruleset(stub).into_iter().flat_map(messages).collect();
-    let comment = comment(&format!("rules {:016x}", hash(&rules)));
-    let table = |flags| table(libc::NFT_MSG_NEWTABLE, flags).with(NFTA_TABLE_USERDATA, &comment);
-    let create = |flags| Step::new("create the table hsup of nf_tables", table(flags));
     let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
     let installed = loop {
-        let (steps, alone) = match Found::look(&socket)? {
+        let found = Found::look(&socket)?;
+        let stub = stub.or(found.label().and_then(|label| label.stub));
+        let ruleset = ruleset(stub);
+        let count = ruleset.iter().map(|(_, rules)| rules.len()).sum();
+        let rules: Vec<(String, Message)> = ruleset.into_iter().flat_map(messages).collect();
+        let label = Label { count, hash: hash(&rules), stub };
+        let comment = comment(&label.to_string());
+        let create = |flags| {
+            let table = table(libc::NFT_MSG_NEWTABLE, flags).with(NFTA_TABLE_USERDATA, &comment);
+            Step::new("create the table hsup of nf_tables", table)
+        };
+        let (steps, alone) = match found {
             // To delete is what takes the kernel its time.
             Found::Nothing => (vec![create(CREATE | EXCLUSIVE)], true),
-            Found::Table { comment: theirs } if theirs == comment => break Ok(()),
+            Found::Table(Some(theirs)) if theirs == label && count_rules(&socket)? == count => break Ok(()),
             // It may be gone by now: to delete a table that is not there is an error, to create one twice is none.
-            Found::Table { .. } => {
+            Found::Table(_) => {
                 let clear =
                     Step::new("clear the table hsup of nf_tables", self::table(libc::NFT_MSG_DELTABLE, 0));
                 (vec![create(CREATE), clear, create(CREATE)], false)
             }
         };
-        let rules = rules.iter().map(|(name, message)| Step::new(name.clone(), message.clone()));
+        let rules = rules.into_iter().map(|(name, message)| Step::new(name, message));
         match commit(&socket, steps.into_iter().chain(rules)) {
             // Another hsup was quicker.
             Err(error) if alone && error.is(Errno::EEXIST) => {}
@@ -91,12 +101,11 @@ pub fn is_installed() -> Result<bool, NetworkError> {
 }
 
 /// What is there.
+#[derive(PartialEq, Eq)]
 enum Found {
     Nothing,
-    Table {
-        /// That of the table, in its own encoding.
-        comment: Vec<u8>,
-    },
+    /// A table, with what it says of itself if it is that of an hsup.
+    Table(Option<Label>),
 }
 
 impl Found {
@@ -105,13 +114,39 @@ impl Found {
         match socket.get("look for the table hsup of nf_tables", question) {
             Ok(answer) => {
                 let attributes = answer.get(HEADER_BYTES..).unwrap_or_default();
-                let comment = attribute(attributes, NFTA_TABLE_USERDATA).unwrap_or_default().to_vec();
-                Ok(Self::Table { comment })
+                let comment = attribute(attributes, NFTA_TABLE_USERDATA).and_then(comment_text);
+                Ok(Self::Table(comment.and_then(|text| text.parse().ok())))
             }
             Err(error) if error.is(Errno::ENOENT) => Ok(Self::Nothing),
             Err(error) => Err(error),
         }
     }
+
+    fn label(&self) -> Option<Label> {
+        match self {
+            Self::Nothing => None,
+            Self::Table(label) => *label,
+        }
+    }
+}
+
+/// How many rules the table has.
+fn count_rules(socket: &Socket) -> Result<usize, NetworkError> {
+    let question = message(libc::NFT_MSG_GETRULE, 0).text(NFTA_RULE_TABLE, TABLE);
+    let rules = socket.dump("list the rules of the table hsup of nf_tables", question)?;
+    Ok(rules.iter().filter(|rule| is_of_table(rule)).count())
+}
+
+/// Whether the body of a message of nf_tables is about the table. All kinds but one have the name in the same attribute;
+/// that one has a number there.
+fn is_of_table(body: &[u8]) -> bool {
+    let is_ours = |name: &[u8]| name.strip_suffix(&[0]) == Some(TABLE.as_bytes());
+    let family = body.first().map(|family| i32::from(*family));
+    family == Some(libc::NFPROTO_IPV4)
+        && body
+            .get(HEADER_BYTES..)
+            .and_then(|attributes| attribute(attributes, NFTA_RULE_TABLE))
+            .is_some_and(is_ours)
 }
 
 fn hash(rules: &[(String, Message)]) -> u64 {

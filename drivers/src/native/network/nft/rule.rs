@@ -20,7 +20,7 @@ const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_HOOK_PRIORITY: u16 = 2;
-const NFTA_RULE_TABLE: u16 = 1;
+pub(super) const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 const NFTA_RULE_USERDATA: u16 = 7;
@@ -263,6 +263,11 @@ pub(super) fn message(kind: i32, flags: u16) -> Message {
 pub(super) fn comment(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len() + 1).expect("comments are short");
     [&[0, length], text.as_bytes(), &[0]].concat()
+}
+
+/// The text of such an entry.
+pub(super) fn comment_text(entry: &[u8]) -> Option<&str> {
+    str::from_utf8(entry.get(2..)?.strip_suffix(&[0])?).ok()
 }
 
 /// `struct nfgenmsg`.
