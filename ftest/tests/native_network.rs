@@ -348,6 +348,42 @@ fn the_packet_filter_is_put_back_when_it_was_flushed() {
 }
 
 #[test]
+fn the_packet_filter_is_put_back_for_dynos_that_run_on() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let outside = outside(&room);
+    let (world, metadata) = (serve(&outside, "10.9.0.1"), serve(&outside, "169.254.169.254"));
+    let hsup = room.hsup(["start"]).up();
+    let pid = hsup.wait_up("web.1");
+    let before = network(&room).sh("nft list ruleset");
+    let mut times = 0;
+    for change in [
+        "flush ruleset",
+        "delete table ip hsup",
+        "flush chain ip hsup forward",
+        "delete chain ip hsup postrouting",
+        "insert rule ip hsup forward accept",
+    ] {
+        network(&room).sh(&format!("nft '{change}'"));
+        times += 1;
+        hsup.wait_nth_line("it has been put back", times);
+        assert_eq!(network(&room).sh("nft list ruleset"), before, "{change}");
+    }
+    let line = [try_connect("10.9.0.1", world), try_connect("169.254.169.254", metadata)].join("\n");
+    let seen = network(&room)
+        .sh(&format!("nsenter --net=/proc/{pid}/ns/net bash -c '{}'", line.replace('\'', "'\\''")));
+    assert_eq!(seen, format!("reached: 10.9.0.2\nno way to 169.254.169.254:{metadata}\n"));
+    // What others have is theirs, and when hsup ends its own goes for good.
+    network(&room).sh("nft 'add table ip other; add chain ip other hsup; delete table ip other'");
+    let ended = hsup.stop();
+    assert_eq!((ended.code, ended.stderr.matches("it has been put back").count()), (0, times), "{ended:?}");
+    assert_eq!(network(&room).sh("nft list ruleset"), "");
+}
+
+#[test]
 fn doctor_tells_what_keeps_dynos_from_the_world_outside() {
     if !is_about(Driver::Native) {
         return;

@@ -56,8 +56,9 @@ pub struct NativeSettings {
 /// The `native` driver.
 pub struct Native {
     starter: Arc<Starter>,
-    /// What replaces the zygote, where there is more than one dyno; it ends with the driver.
-    _keeper: JoinSet<()>,
+    /// What replaces the zygote and puts the packet filter back, where there is more than one dyno; it ends with the
+    /// driver.
+    _keepers: JoinSet<()>,
 }
 
 impl Native {
@@ -71,7 +72,7 @@ impl Native {
         guardian: Arc<Guardian>,
         mut settings: NativeSettings,
     ) -> Result<Self, NativeError> {
-        let uplink = Uplink::join()?;
+        let uplink = Arc::new(Uplink::join()?);
         let mut cgroups = Hierarchies::detect(&Host::read()?);
         make_dir(&settings.state_dir)?;
         settings.state_dir = files::real_name(&settings.state_dir);
@@ -84,9 +85,10 @@ impl Native {
         let claims = Claims::open(&settings.state_dir)?;
         claims.begin_at(turn(&settings.uids));
         let zygote = Arc::new(zygote);
-        let mut keeper = JoinSet::new();
+        let mut keepers = JoinSet::new();
         if !settings.one_off {
-            keeper.spawn(Arc::clone(&zygote).keep());
+            keepers.spawn(Arc::clone(&zygote).keep());
+            keepers.spawn(Uplink::keep(&uplink)?);
         }
         let starter = Starter {
             guardian,
@@ -101,7 +103,7 @@ impl Native {
             scratch,
             settings,
         };
-        Ok(Self { starter: Arc::new(starter), _keeper: keeper })
+        Ok(Self { starter: Arc::new(starter), _keepers: keepers })
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::cgroup::CgroupError;
 use super::claims::ClaimError;
 use super::ledger::LedgerError;
+use super::network::NetworkError;
 
 /// The native driver cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,12 @@ pub enum NativeError {
     Network {
         /// Why.
         source: io::Error,
+    },
+    /// The packet filter that dynos share.
+    #[error("failed to watch the packet filter of dynos")]
+    Filter {
+        /// Why.
+        source: NetworkError,
     },
     /// The state dir, or the places of layers in it.
     #[error("failed to create {}", path.display())]

@@ -50,7 +50,7 @@ pub(super) struct Starter {
     pub(super) ledger: Ledger,
     pub(super) waiting: Arc<Waiting>,
     pub(super) cgroups: Hierarchies,
-    pub(super) uplink: Uplink,
+    pub(super) uplink: Arc<Uplink>,
     /// Whether files of `/app` have to be copied for each dyno, since they cannot be shown as its own.
     pub(super) copies: AtomicBool,
     /// Whether they have several owners, of which one only could be shown as the dyno; not known until it matters.
@@ -59,6 +59,7 @@ pub(super) struct Starter {
 
 impl Drop for Starter {
     fn drop(&mut self) {
+        self.uplink.leave();
         self.cgroups.tidy();
     }
 }

@@ -3,11 +3,14 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, Once, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
+use super::driver::beside;
 use super::error::NativeError;
 use super::network::{ExtraKind, NetworkError, Resolver, forwarding, nft, resolver};
 use super::network_users::Users;
+use crate::sys;
 
 /// Where the host says who resolves names for it.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -18,6 +21,8 @@ const SYSTEMD_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 pub(super) struct Uplink {
     /// Held shared by each hsup that has native dynos.
     users: Mutex<Option<Users>>,
+    /// The stub that was needed last: dynos that live may have no other resolver.
+    stub: Mutex<Option<Ipv4Addr>>,
     extra: Once,
 }
 
@@ -25,15 +30,78 @@ impl Uplink {
     /// Joins those who use it.
     pub(super) fn join() -> Result<Self, NativeError> {
         let users = Users::join().map_err(|source| NativeError::Network { source })?;
-        Ok(Self { users: Mutex::new(Some(users)), extra: Once::new() })
+        Ok(Self { users: Mutex::new(Some(users)), stub: Mutex::default(), extra: Once::new() })
     }
 
     /// Has the host pass packets on, and filter them, with what the resolver of a dyno needs of that. To be called for
     /// each dyno: others than hsup may have removed the packet filter with all that the host has, as `nft flush ruleset`
     /// does.
     pub(super) fn install(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+        let stub = {
+            let mut needed = self.stub.lock().unwrap_or_else(PoisonError::into_inner);
+            *needed = stub.or(*needed);
+            *needed
+        };
         forwarding()?;
         nft::install(stub)
+    }
+
+    /// Puts the packet filter back whenever others have removed it or a part of it, for dynos that are to live on without
+    /// another start.
+    ///
+    /// # Errors
+    /// If the kernel does not tell of changes.
+    pub(super) fn keep(uplink: &Arc<Self>) -> Result<impl Future<Output = ()> + use<>, NativeError> {
+        let changes = nft::Changes::listen().map_err(|source| NativeError::Filter { source })?;
+        let told = changes.as_fd().try_clone_to_owned().and_then(sys::watch);
+        let told = told.map_err(|source| NativeError::Network { source })?;
+        // It is not to keep the network from being left.
+        let uplink = Arc::downgrade(uplink);
+        Ok(async move {
+            while let Ok(mut ready) = told.readable().await {
+                ready.clear_ready();
+                let Some(uplink) = uplink.upgrade() else { return };
+                match changes.heard() {
+                    Ok(true) => beside(false, move || uplink.restore()).await,
+                    Ok(false) => {}
+                    Err(error) => {
+                        let error = crate::explain(&error);
+                        return tracing::error!(
+                            "the packet filter of dynos is not watched any more: {error}"
+                        );
+                    }
+                }
+            }
+        })
+    }
+
+    /// Puts the packet filter back, if it is to be there and is not whole.
+    fn restore(&self) {
+        // As long as this is held nobody leaves, and whoever has left has removed the filter himself.
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.is_none() {
+            return;
+        }
+        let stub = *self.stub.lock().unwrap_or_else(PoisonError::into_inner);
+        let restored = nft::is_whole(stub.is_some()).and_then(|whole| {
+            if !whole {
+                nft::install(stub)?;
+            }
+            Ok(!whole)
+        });
+        match restored {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                "the packet filter of dynos was removed or changed by something other than hsup (a reload of nftables \
+                 does that): it has been put back"
+            ),
+            Err(error) => {
+                let error = crate::explain(&error);
+                tracing::error!(
+                    "failed to put the packet filter of dynos back, which something has removed: {error}"
+                );
+            }
+        }
     }
 
     /// How a dyno with this gateway is to resolve names. To be asked for each dyno: what the host says comes with its

@@ -7,13 +7,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, sendmsg, socket,
-    socketpair,
+    AddressFamily, ControlMessage, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    sendmsg, socket, socketpair,
 };
 
 use crate::sys;
@@ -258,6 +258,34 @@ impl Socket {
         Ok(Self(fd))
     }
 
+    /// A socket that hears what the kernel tells all who listen to this group.
+    pub(super) fn listen(protocol: SockProtocol, group: i32) -> Result<Self, NetworkError> {
+        let socket = Self::open(protocol)?;
+        bind(socket.0.as_raw_fd(), &NetlinkAddr::new(0, 1 << (group - 1)))
+            .map_err(|errno| NetworkError::Socket { operation: "listen on", source: errno.into() })?;
+        Ok(socket)
+    }
+
+    /// The bodies of all messages that are there to be read; none if some of them were lost.
+    pub(super) fn heard(&self) -> Result<Option<Vec<Vec<u8>>>, NetworkError> {
+        let mut heard = Some(Vec::new());
+        loop {
+            match self.receive() {
+                Ok(Some(datagram)) => {
+                    if let Some(heard) = &mut heard {
+                        heard.extend(messages(&datagram).map(|message| message.body.to_vec()));
+                    }
+                }
+                Ok(None) => return Ok(heard),
+                // There were more than the kernel keeps. It says so once.
+                Err(NetworkError::Socket { source, .. }) if source.raw_os_error() == Some(libc::ENOBUFS) => {
+                    heard = None;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Sends steps, all at once, and waits for the end of the last.
     ///
     /// A step is done before the next is begun, and the kernel goes on after one that fails. The error is that of
@@ -355,6 +383,12 @@ impl Socket {
             Err(Errno::EAGAIN) => Ok(None),
             Err(errno) => Err(NetworkError::Socket { operation: "read from", source: errno.into() }),
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

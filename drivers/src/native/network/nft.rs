@@ -8,6 +8,7 @@ mod rule;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -98,6 +99,55 @@ pub fn uninstall() -> Result<(), NetworkError> {
 pub fn is_installed() -> Result<bool, NetworkError> {
     let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
     Found::look(&socket).map(|found| matches!(found, Found::Table { .. }))
+}
+
+/// Whether the rules are there as an hsup has installed them, of whatever version, and with some stub where dynos need one.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn is_whole(with_stub: bool) -> Result<bool, NetworkError> {
+    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+    loop {
+        let found = Found::look(&socket)?;
+        let Some(label) = found.label() else { return Ok(false) };
+        if count_rules(&socket)? == label.count {
+            return Ok(label.stub.is_some() || !with_stub);
+        }
+        // Another hsup may have replaced the table between the one question and the other.
+        if Found::look(&socket)? == found {
+            return Ok(false);
+        }
+    }
+}
+
+/// What tells of changes to the rules of dynos, by whomever.
+#[derive(Debug)]
+pub struct Changes(Socket);
+
+impl Changes {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// If the kernel does not let it.
+    pub fn listen() -> Result<Self, NetworkError> {
+        Socket::listen(SockProtocol::NetlinkNetFilter, libc::NFNLGRP_NFTABLES).map(Self)
+    }
+
+    /// Reads what has been told; whether there may be a change among it.
+    ///
+    /// # Errors
+    /// If nothing can be read any more.
+    pub fn heard(&self) -> Result<bool, NetworkError> {
+        let heard = self.0.heard()?;
+        Ok(heard.is_none_or(|bodies| bodies.iter().any(|body| is_of_table(body))))
+    }
+}
+
+impl AsFd for Changes {
+    /// Readable when something has been told.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// What is there.
