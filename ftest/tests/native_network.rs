@@ -199,6 +199,46 @@ fn an_extra_interface_and_extra_routes_are_there() {
 }
 
 #[test]
+fn by_an_extra_interface_a_dyno_reaches_no_more_than_by_its_own() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = released();
+    let outside = Namespaces::new();
+    network(&room).sh(&format!(
+        "ip link add ext0 type veth peer name far0 netns {}; ip link set ext0 up",
+        outside.pid()
+    ));
+    let others = "ip addr add 169.254.169.254/32 dev lo; ip addr add 172.31.0.1/32 dev lo; ip addr add 172.20.0.1/32 dev lo";
+    outside.sh(&format!("ip addr add 10.8.0.1/24 dev far0; {others}; ip link set far0 up"));
+    let lan = ("10.8.0.1", serve(&outside, "10.8.0.1"));
+    let metadata = ("169.254.169.254", serve(&outside, "169.254.169.254"));
+    let dynos = ("172.31.0.1", serve(&outside, "172.31.0.1"));
+    let named = ("172.20.0.1", serve(&outside, "172.20.0.1"));
+    // whatever the routes say, a program may choose its interface
+    let ask = [lan, metadata, dynos, named].map(|(address, port)| {
+        format!(
+            "s = socket.socket(); s.settimeout(1); s.setsockopt(socket.SOL_SOCKET, 25, b\"eth1\")\n\
+             try: s.connect((\"{address}\", {port})); print(s.recv(99).decode())\nexcept OSError: print(\"no way\")"
+        )
+    });
+    let line = format!("python3 -c 'import socket\n{}'", ask.join("\n"));
+    let run = |allow: &str| {
+        let run = room.hsup(["run", &line]).env("LIBCONTAINER_DYNO_EXTRA_INTERFACE", "ext0:10.8.0.10/24");
+        let run = run.env("LIBCONTAINER_DYNO_EXTRA_ROUTES", "172.20.0.0/16:10.8.0.1:eth1");
+        let ended = run.env("HSUP_ALLOW", allow).end();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        ended.stdout
+    };
+    let [by, no] = ["10.8.0.10", "no way"];
+    for (allow, seen) in
+        [("", [by, no, no, by]), ("metadata", [by, by, no, by]), ("dynos,metadata", [by, by, by, by])]
+    {
+        assert_eq!(run(allow), seen.map(|seen| format!("{seen}\n")).concat(), "{allow}");
+    }
+}
+
+#[test]
 fn a_dyno_cannot_take_the_address_of_another_nor_see_its_packets() {
     if !is_about(Driver::Native) {
         return;

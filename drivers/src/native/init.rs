@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid};
 
 use super::main_process::start_main;
-use super::network::{ExtraInterface, Links, Routes, configure_inside};
+use super::network::{ExtraInterface, Links, Routes, configure_inside, nft};
 use super::protocol::{Failure, InsideNetwork, StartRequest, StdioKind};
 use super::root;
 use super::seccomp::Filter;
@@ -87,6 +87,9 @@ fn network(inside: &InsideNetwork, links: Links) -> Result<(), Failure> {
     let extra = inside.extra.as_deref().map(str::parse::<ExtraInterface>).transpose();
     let extra = extra.map_err(|error| failed(&error))?;
     configure_inside(&inside.subnet, &routes, extra.as_ref()).map_err(|error| failed(&error))?;
+    if let Some(fence) = &inside.fence {
+        nft::install_fence(fence).map_err(|error| failed(&error))?;
+    }
     links.settle(&inside.host_link).map_err(|error| failed(&error))
 }
 

@@ -15,7 +15,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::network::Subnet;
+use super::network::{Fence, Subnet};
 use crate::{StartError, sys};
 
 /// The most descriptors that go with one message.
@@ -103,6 +103,8 @@ pub(super) struct InsideNetwork {
     /// Further routes, and a further interface, as their settings are written.
     pub(super) routes: String,
     pub(super) extra: Option<String>,
+    /// What it is kept from on that interface.
+    pub(super) fence: Option<Fence>,
 }
 
 /// What is at `/app`.

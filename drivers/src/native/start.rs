@@ -19,7 +19,7 @@ use super::first_process::{Started, Unstarted, begin};
 use super::holdings::{Holdings, Waiting};
 use super::in_root;
 use super::ledger::{Init, Ledger, Record};
-use super::network::{HostLink, Resolver, connect, connect_extra};
+use super::network::{Fence, HostLink, Resolver, connect, connect_extra};
 use super::protocol::{
     AppDir, Failure, InsideNetwork, ProcessRequest, Request, Scratch, StartRequest, StdioKind,
 };
@@ -313,6 +313,7 @@ impl Starter {
         network: &DynoNetwork,
         stdio: StdioKind,
     ) -> Result<StartRequest, StartError> {
+        let settings = &self.settings;
         let root = spec.built.root.clone().ok_or(io::Error::from(io::ErrorKind::NotFound));
         let root = root.map_err(step("find the root of the dyno: the release has not been built"))?;
         let uid = holdings.identity.identity().uid;
@@ -344,13 +345,17 @@ impl Starter {
             root,
             scratch: self.scratch.clone(),
             app,
-            binds: self.settings.binds.clone(),
+            binds: settings.binds.clone(),
             tmp_bytes: TMP_BYTES,
             network: InsideNetwork {
                 host_link: network.link.name.clone(),
                 subnet: network.link.subnet,
-                routes: self.settings.extra_routes.to_string(),
-                extra: self.settings.extra_interface.as_ref().map(ToString::to_string),
+                routes: settings.extra_routes.to_string(),
+                extra: settings.extra_interface.as_ref().map(ToString::to_string),
+                fence: settings
+                    .extra_interface
+                    .as_ref()
+                    .map(|extra| Fence::new(settings.allow, &settings.block, extra, &settings.extra_routes)),
             },
         })
     }

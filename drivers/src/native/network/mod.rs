@@ -3,6 +3,7 @@
 //! Everything here is synchronous, talks to the kernel over netlink and runs no program. Nothing here decides
 //! which dyno gets which subnet, and nothing remembers what was made: that is the ledger's.
 
+mod fence;
 mod link;
 mod netlink;
 pub mod nft;
@@ -14,6 +15,7 @@ mod subnet;
 #[cfg(test)]
 mod tests;
 
+pub use fence::Fence;
 pub use link::{Allow, ExtraKind, HostLink, Links, configure_inside, connect, connect_extra, forwarding};
 pub use netlink::NetworkError;
 pub use obstacle::{Obstacle, obstacles};

@@ -15,11 +15,14 @@ use nix::sys::socket::SockProtocol;
 
 use self::label::Label;
 use self::rule::{
-    ANY, Chain, HEADER_BYTES, NFTA_RULE_TABLE, Rule, comment, comment_text, destination, drop_it, from_dynos,
-    hand_on, header, masquerade, message, messages, no_way_back, not_let_through, to_dynos, to_host, to_port,
+    ANY, Chain, Expression, HEADER_BYTES, NFTA_RULE_TABLE, Rule, by, comment, comment_text, destination,
+    drop_it, from_dynos, hand_on, header, let_it_pass, masquerade, message, messages, no_way_back,
+    not_let_through, to_addresses, to_dynos, to_host, to_port,
 };
+use super::fence::{Addresses, Fence};
 use super::link::{DYNOS, METADATA};
 use super::netlink::{CREATE, EXCLUSIVE, Message, NetworkError, Socket, Step, attribute};
+use super::settings::Interface;
 
 /// The table's name.
 const TABLE: &str = "hsup";
@@ -75,6 +78,22 @@ pub fn install(stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
     };
     socket.close_later();
     installed
+}
+
+/// Installs what keeps a dyno, in whose network namespace this is, from what its [`Fence`] says.
+///
+/// # Errors
+/// If the kernel refuses a step, which is named.
+pub fn install_fence(fence: &Fence) -> Result<(), NetworkError> {
+    let to = |addresses: &Addresses, comment, verdict: Expression| {
+        Rule::new(comment, &[by(Interface::Eth1), to_addresses(addresses), vec![verdict]])
+    };
+    let open = fence.open.iter().map(|open| to(open, "named by the operator", let_it_pass()));
+    let closed = fence.closed.iter().map(|closed| to(closed, "not by the extra interface", drop_it()));
+    let create = Step::new("create the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE));
+    let rules = messages((OUTPUT, open.chain(closed).collect()));
+    let rules = rules.into_iter().map(|(name, message)| Step::new(name, message));
+    commit(&Socket::open(SockProtocol::NetlinkNetFilter)?, std::iter::once(create).chain(rules))
 }
 
 /// Removes the rules, if they are there.
@@ -222,6 +241,9 @@ const PREROUTING: Chain = Chain {
     hook: libc::NF_INET_PRE_ROUTING,
     priority: libc::NF_IP_PRI_RAW,
 };
+/// On the way out of a dyno.
+const OUTPUT: Chain =
+    Chain { name: "output", kind: "filter", hook: libc::NF_INET_LOCAL_OUT, priority: libc::NF_IP_PRI_FILTER };
 /// On the way from one link to another.
 const FORWARD: Chain =
     Chain { name: "forward", kind: "filter", hook: libc::NF_INET_FORWARD, priority: libc::NF_IP_PRI_FILTER };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
@@ -120,6 +121,11 @@ impl Block {
     pub fn subnet(&self, n: u32) -> Option<Subnet> {
         let first = (n < self.len()).then(|| Ipv4Addr::from_bits(self.base + n * ADDRESSES))?;
         Some(Subnet(Ipv4Net::new_assert(first, PREFIX)))
+    }
+
+    /// All addresses that are in one of the subnets.
+    pub fn addresses(&self) -> RangeInclusive<Ipv4Addr> {
+        Ipv4Addr::from_bits(self.base)..=self.net.broadcast()
     }
 
     /// How many subnets there are.

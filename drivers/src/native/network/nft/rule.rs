@@ -4,8 +4,10 @@
 use std::net::Ipv4Addr;
 
 use super::TABLE;
+use crate::native::network::fence::Addresses;
 use crate::native::network::link::{DYNOS, GROUP, METADATA};
 use crate::native::network::netlink::{APPEND, CREATE, Message};
+use crate::native::network::settings::Interface;
 
 /// The length of `struct nfgenmsg`.
 pub(super) const HEADER_BYTES: usize = 4;
@@ -172,6 +174,21 @@ pub(super) fn destination(bytes: &[u8]) -> Vec<Expression> {
     vec![payload(base, DESTINATION, bytes.len()), compare(libc::NFT_CMP_EQ, bytes)]
 }
 
+/// It goes to one of these addresses.
+pub(super) fn to_addresses(addresses: &Addresses) -> Vec<Expression> {
+    let bound = |operator, address: &Ipv4Addr| compare(operator, &address.octets());
+    let [least, most] =
+        [bound(libc::NFT_CMP_GTE, addresses.start()), bound(libc::NFT_CMP_LTE, addresses.end())];
+    vec![payload(libc::NFT_PAYLOAD_NETWORK_HEADER, DESTINATION, size_of::<Ipv4Addr>()), least, most]
+}
+
+/// It goes out by this interface.
+pub(super) fn by(interface: Interface) -> Vec<Expression> {
+    let mut name = interface.name().as_bytes().to_vec();
+    name.resize(libc::IFNAMSIZ, 0);
+    vec![meta(libc::NFT_META_OIFNAME), compare(libc::NFT_CMP_EQ, &name)]
+}
+
 /// It goes to a port.
 pub(super) fn to_port(protocol: i32, port: u16) -> Vec<Expression> {
     let port = port.to_be_bytes();
@@ -220,8 +237,16 @@ pub(super) fn masquerade() -> Expression {
 }
 
 pub(super) fn drop_it() -> Expression {
+    verdict(libc::NF_DROP)
+}
+
+pub(super) fn let_it_pass() -> Expression {
+    verdict(libc::NF_ACCEPT)
+}
+
+fn verdict(code: i32) -> Expression {
     let register = Number(NFTA_IMMEDIATE_DREG, libc::NFT_REG_VERDICT);
-    Expression("immediate", vec![register, Verdict(NFTA_IMMEDIATE_DATA, libc::NF_DROP)])
+    Expression("immediate", vec![register, Verdict(NFTA_IMMEDIATE_DATA, code)])
 }
 
 fn meta(key: i32) -> Expression {
