@@ -17,8 +17,13 @@ impl Room {
         let mut add = |what: &str, names: Vec<String>| {
             left.extend(names.into_iter().map(|name| format!("{what} {name}")));
         };
-        add("claim", files(&self.path("state/native/claims/uid")));
-        add("claim", files(&self.path("state/native/claims/subnet")));
+        let claims = namespaces.proc("root/run/hsup/claims");
+        for kind in fs::read_dir(claims).into_iter().flatten().flatten() {
+            let kind = kind.path();
+            if kind.is_dir() && !kind.ends_with("owners") {
+                add("claim", files(&kind));
+            }
+        }
         add("record", files(&self.path("state/native/runs")));
         add("directory", files(&self.path("state/native/dynos")));
         add("cgroup", cgroups(hsups));

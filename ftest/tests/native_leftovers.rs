@@ -162,36 +162,43 @@ fn the_init_of_a_dyno_that_is_killed_takes_all_of_it_along_and_the_dyno_starts_a
 }
 
 #[test]
-fn two_hsups_with_one_state_dir_share_neither_users_nor_networks() {
+fn two_hsups_share_neither_users_nor_networks_be_it_with_one_state_dir_or_two() {
     if !is_about(Driver::Native) {
         return;
     }
-    let room = Room::new();
-    let line = "echo $(id -u) $(ip -4 -o addr show eth0 | awk '{print $4}') end; exec sleep 600";
-    room.release(&room.app().process("web", line, 8));
-    let other = Room::new();
-    other.release(&other.app().process("web", line, 9));
-    let second = room.hsup(["-s"]).arg(other.socket()).env("HSUP_CONTROL_DIR", other.control_dir());
-    let hsups = [room.hsup(["start"]), second.args(["start"])];
-    // side by side, from the first moment on
-    let hsups = hsups.map(hsup_ftest::Launch::spawn);
-    let mut seen: BTreeSet<String> = BTreeSet::new();
-    for (hsup, dynos) in hsups.iter().zip([8, 9]) {
-        for number in 1..=dynos {
-            let said = hsup.wait_line(&format!("web.{number} | "));
-            for word in said.split(" | ").nth(1).unwrap_or_default().split_whitespace().take(2) {
-                assert!(seen.insert(word.to_owned()), "{word} is had twice: {seen:?}");
+    for one_state_dir in [true, false] {
+        let room = Room::new();
+        let line = "echo $(id -u) $(ip -4 -o addr show eth0 | awk '{print $4}') end; exec sleep 600";
+        room.release(&room.app().process("web", line, 8));
+        let other = Room::new();
+        other.release(&other.app().process("web", line, 9));
+        let state = if one_state_dir { room.path("state") } else { other.path("state") };
+        let second = room.hsup(["-s"]).arg(other.socket()).env("HSUP_CONTROL_DIR", other.control_dir());
+        let second = second.env("HSUP_STATE_DIR", state);
+        let hsups = [room.hsup(["start"]), second.args(["start"])];
+        // no more users than they need; side by side, from the first moment on
+        let hsups = hsups.map(|hsup| {
+            let hsup = hsup.env("LIBCONTAINER_DYNO_UID_MIN", "7200");
+            hsup.env("LIBCONTAINER_DYNO_UID_MAX", "7216").spawn()
+        });
+        let mut seen: BTreeSet<String> = BTreeSet::new();
+        for (hsup, dynos) in hsups.iter().zip([8, 9]) {
+            for number in 1..=dynos {
+                let said = hsup.wait_line(&format!("web.{number} | "));
+                for word in said.split(" | ").nth(1).unwrap_or_default().split_whitespace().take(2) {
+                    assert!(seen.insert(word.to_owned()), "{word} is had twice: {seen:?}");
+                }
             }
         }
+        assert_eq!(seen.len(), 2 * 17, "{seen:?}");
+        let proper = hsups.each_ref().map(Hsup::proper);
+        let [one, two] = hsups;
+        assert_eq!(one.stop().code, 0);
+        // the packet filter is still needed
+        assert!(room.left_by(&[proper[0]]).iter().any(|left| left.starts_with("packet filter")));
+        assert_eq!(two.stop().code, 0);
+        nothing_is_left(&room, &proper);
     }
-    assert_eq!(seen.len(), 2 * 17, "{seen:?}");
-    let proper = hsups.each_ref().map(Hsup::proper);
-    let [one, two] = hsups;
-    assert_eq!(one.stop().code, 0);
-    // the packet filter is still needed
-    assert!(room.left_by(&[proper[0]]).iter().any(|left| left.starts_with("packet filter")));
-    assert_eq!(two.stop().code, 0);
-    nothing_is_left(&room, &proper);
 }
 
 #[test]

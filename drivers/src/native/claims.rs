@@ -1,25 +1,29 @@
 //! Claims of UIDs and /30 networks: numbers of which each belongs to one dyno of this host, whichever hsup runs it.
 //!
-//! A claim is a file, `<state dir>/native/claims/<kind>/<number>`, that holds its owner. All claims of a process
-//! are hard links of one file, written before the first: a claim is one link(2), is there whole or not at all,
-//! and who owns thousands of them is told by their inodes. Nothing is synced to disk: what is claimed is of this
-//! boot only, and so is its owner.
+//! A claim is a file, `/run/hsup/claims/<kind>/<number>`, that holds its owner and the state dir of that. All claims of
+//! a process are hard links of one file, written before the first: a claim is one link(2), is there whole or not at all,
+//! and who owns thousands of them is told by their inodes. They are of this boot only, and so are their owners and where
+//! they are.
 //!
-//! A dead owner's claim is taken back, under a lock, once no record of a run of that owner is left in the ledger:
-//! until then what it used may still be there. Nothing here looks at what a number is used for.
+//! A dead owner's claim is taken back, under a lock, once no record of a run of that owner is left in the ledger of its
+//! state dir: until then what it used may still be there. Nothing here looks at what a number is used for.
+
+mod dir;
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use self::dir::ClaimsDir;
+pub(super) use self::dir::{Claimant, read_claim};
+use crate::native::network::{Block, Subnet};
 use crate::native::scan::{Scan, Standing};
 use crate::native::{files, ledger};
-use crate::owner::{Owner, OwnerState};
-use crate::running::Running;
+use crate::owner::{Owner, Place};
 
 /// The first UID of dynos, as it has always been for hsup: above what distributions give to people and their
 /// services (from 1000 on, one by one), and far below what they hand out for containers (100000 and up).
@@ -36,7 +40,7 @@ const TRIES: usize = 4;
 pub enum Kind {
     /// UIDs.
     Uid,
-    /// Indexes of /30 networks in the block of dynos.
+    /// The first addresses of /30 networks.
     Subnet,
 }
 
@@ -44,11 +48,19 @@ impl Kind {
     /// All there are.
     pub const ALL: [Self; 2] = [Self::Uid, Self::Subnet];
 
-    /// The name of its directory.
-    pub fn as_str(self) -> &'static str {
+    /// How a number is written: that of a network as the address that it is.
+    pub fn name(self, number: u32) -> String {
         match self {
-            Self::Uid => "uid",
-            Self::Subnet => "subnet",
+            Self::Uid => number.to_string(),
+            Self::Subnet => Ipv4Addr::from_bits(number).to_string(),
+        }
+    }
+
+    /// The number that is written so.
+    pub fn number(self, name: &str) -> Option<u32> {
+        match self {
+            Self::Uid => name.parse().ok(),
+            Self::Subnet => name.parse().ok().map(Ipv4Addr::to_bits),
         }
     }
 
@@ -74,7 +86,7 @@ pub enum ClaimError {
     /// All of them are taken.
     #[error(
         "all {} {} to {} are claimed (hsup doctor tells by whom): {} or its HSUP_NATIVE_ name",
-        kind.nouns(), range.start(), range.end(), kind.remedy()
+        kind.nouns(), kind.name(*range.start()), kind.name(*range.end()), kind.remedy()
     )]
     Exhausted {
         /// What there is no more of.
@@ -105,8 +117,8 @@ pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Er
 pub struct Identity {
     /// Its UID and GID.
     pub uid: u32,
-    /// Which /30 of the block of dynos is its own, counted from 0.
-    pub subnet_index: u32,
+    /// Its /30.
+    pub subnet: Subnet,
 }
 
 /// The claims of this process; clones share them.
@@ -117,12 +129,9 @@ pub struct Claims {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    /// `<state dir>/native/claims`.
-    dir: PathBuf,
-    /// The records of the ledger.
-    pub(super) runs: PathBuf,
-    owner: Owner,
-    pub(super) running: Running,
+    pub(super) dir: ClaimsDir,
+    me: Claimant,
+    pub(super) here: Place,
     books: Mutex<Books>,
 }
 
@@ -132,26 +141,24 @@ struct Books {
     /// The file that claims are links of.
     source: PathBuf,
     held: HashSet<(Kind, u32)>,
-    /// The number after the last UID and /30 that was found.
+    /// The number after the last UID that was found, and the index in the block after that of the last /30.
     next_uid: u32,
     next_subnet: u32,
 }
 
 impl Claims {
-    /// Opens the claims of a state dir, for this process.
+    /// Opens the claims of a host, for this process, whose runs are in the ledger of this state dir.
     ///
     /// # Errors
     /// If their directories or this process's file there cannot be made.
-    pub fn open(state_dir: &Path) -> Result<Self, ClaimError> {
-        let dir = files::claims_dir(state_dir);
-        for dir in Kind::ALL.iter().map(|kind| dir.join(kind.as_str())).chain([dir.join("owners")]) {
-            files::make_dir(&dir).map_err(failed("create", &dir))?;
-        }
-        let owner = Owner::me();
-        let source = write_source(&dir, &owner)?;
+    pub fn open(dir: ClaimsDir, state_dir: &Path) -> Result<Self, ClaimError> {
+        dir.make()?;
+        let state_dir = fs::canonicalize(state_dir).map_err(failed("find", state_dir))?;
+        let me = Claimant { owner: Owner::me(), state_dir };
+        let source = dir.write_source(&me)?;
         let books = Books { source, held: HashSet::new(), next_uid: 0, next_subnet: 0 };
-        let (runs, running, books) = (files::runs_dir(state_dir), Running::of(state_dir), Mutex::new(books));
-        Ok(Self { inner: Arc::new(Inner { dir, runs, owner, running, books }) })
+        let (here, books) = (Place::here(), Mutex::new(books));
+        Ok(Self { inner: Arc::new(Inner { dir, me, here, books }) })
     }
 
     /// Has the turn of UIDs begin at this one. The kernel removes the network of a dyno some time after it has ended,
@@ -180,8 +187,8 @@ impl Claims {
         Err(ClaimError::Exhausted { kind, range })
     }
 
-    /// Claims a UID and a /30 of the block's `subnets` for a dyno: the /30 that belongs to the UID, as counted
-    /// from the first one, or another if that is claimed.
+    /// Claims a UID and a /30 of the block for a dyno: the /30 that belongs to the UID, as counted from the first one, or
+    /// another if that is claimed.
     ///
     /// UIDs are handed out in turn, so that one that has become free is not at once somebody else's.
     ///
@@ -190,9 +197,9 @@ impl Claims {
     pub fn claim_identity(
         &self,
         uids: RangeInclusive<u32>,
-        subnets: u32,
+        block: &Block,
     ) -> Result<ClaimedIdentity, ClaimError> {
-        let (first, last) = (*uids.start(), *uids.end());
+        let (first, last, subnets) = (*uids.start(), *uids.end(), block.len());
         let exhausted = |kind, range| {
             move |error| match error {
                 ClaimError::Exhausted { .. } => ClaimError::Exhausted { kind, range },
@@ -211,28 +218,24 @@ impl Claims {
         let turn = if (owned..subnets).contains(&next) { next } else { owned };
         let others = (turn..subnets).chain(owned..turn).chain(0..owned);
         let candidates = (own < subnets).then_some(own).into_iter().chain(others);
-        let all = 0..=subnets.saturating_sub(1);
-        let subnet = self.claim(Kind::Subnet, candidates).map_err(exhausted(Kind::Subnet, all))?;
+        let number = |index| block.subnet(index).map_or(0, |subnet: Subnet| subnet.network().to_bits());
+        let all = number(0)..=number(subnets - 1);
+        let mut tried = 0;
+        let candidates = candidates.inspect(|index| tried = *index).map(number);
+        let claim = self.claim(Kind::Subnet, candidates).map_err(exhausted(Kind::Subnet, all))?;
+        let subnet = block.subnet(tried).expect("what was tried is of the block");
 
         let mut books = self.inner.books();
         books.next_uid = uid.number.wrapping_add(1);
-        if subnet.number != own {
-            books.next_subnet = subnet.number.wrapping_add(1);
+        if tried != own {
+            books.next_subnet = tried.wrapping_add(1);
         }
         drop(books);
-        Ok(ClaimedIdentity { uid, subnet })
+        Ok(ClaimedIdentity { uid, claim, subnet })
     }
 }
 
 impl Inner {
-    pub(super) fn path(&self, kind: Kind, number: u32) -> PathBuf {
-        self.kind_dir(kind).join(number.to_string())
-    }
-
-    pub(super) fn kind_dir(&self, kind: Kind) -> PathBuf {
-        self.dir.join(kind.as_str())
-    }
-
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -258,7 +261,7 @@ impl Inner {
 
     /// Whether the number was free and now is this process's.
     fn link(&self, kind: Kind, number: u32) -> Result<bool, ClaimError> {
-        let path = self.path(kind, number);
+        let path = self.dir.path(kind, number);
         let mut source = self.books().source.clone();
         for _ in 0..TRIES {
             match fs::hard_link(&source, &path) {
@@ -268,7 +271,8 @@ impl Inner {
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::TooManyLinks | io::ErrorKind::NotFound) =>
                 {
-                    let another = write_source(&self.dir, &self.owner)?;
+                    self.dir.make()?;
+                    let another = self.dir.write_source(&self.me)?;
                     let old = std::mem::replace(&mut self.books().source, another.clone());
                     let _gone = fs::remove_file(old);
                     source = another;
@@ -279,15 +283,16 @@ impl Inner {
         Err(failed("claim", &path)(io::ErrorKind::NotFound.into()))
     }
 
-    /// Whether a record of a run of that owner is left.
-    pub(super) fn has_records(&self, owner: &Owner) -> io::Result<bool> {
-        Ok(ledger::run_ids(&self.runs)?.iter().any(|run| run.owner() == owner))
+    /// Whether a record of a run of that claimant is left, or it cannot be told.
+    pub(super) fn has_records(claimant: &Claimant) -> bool {
+        let runs = ledger::run_ids(&files::runs_dir(&claimant.state_dir));
+        runs.map_or(true, |runs| runs.iter().any(|run| *run.owner() == claimant.owner))
     }
 
     /// Replaces the claim of a dead owner by one of this process; `false` if somebody else was first.
     fn take_back(&self, kind: Kind, number: u32) -> Result<bool, ClaimError> {
-        let undone = |owner: Option<&Owner>| owner.map_or(Ok(true), |owner| Ok(!self.has_records(owner)?));
-        let removed = remove_dead(&self.dir, kind, number, &self.running, undone)?;
+        let undone = |claimant: Option<&Claimant>| !claimant.is_some_and(Self::has_records);
+        let removed = remove_dead(&self.dir, kind, number, &self.here, undone)?;
         Ok(removed.is_some() && self.link(kind, number)?)
     }
 }
@@ -298,69 +303,26 @@ impl Inner {
 /// Only under this lock is a claim removed by another than its owner, and a dead one removes none: what is read
 /// here stays so until it is removed.
 pub(super) fn remove_dead(
-    dir: &Path,
+    dir: &ClaimsDir,
     kind: Kind,
     number: u32,
-    running: &Running,
-    undone: impl FnOnce(Option<&Owner>) -> io::Result<bool>,
+    here: &Place,
+    undone: impl FnOnce(Option<&Claimant>) -> bool,
 ) -> Result<Option<files::Lock>, ClaimError> {
-    let lock = dir.join("lock");
+    let lock = dir.lock();
     let lock = files::lock(&lock).map_err(failed("lock", &lock))?;
-    let path = dir.join(kind.as_str()).join(number.to_string());
-    let (standing, owner) = read_claim(&path, running).map_err(failed("read", &path))?;
-    if standing != Standing::Dead || !undone(owner.as_ref()).map_err(failed("read the runs beside", dir))? {
+    let path = dir.path(kind, number);
+    let (standing, claimant) = read_claim(&path, here).map_err(failed("read", &path))?;
+    if standing != Standing::Dead || !undone(claimant.as_ref()) {
         return Ok(None);
     }
     fs::remove_file(&path).map_err(failed("remove", &path))?;
     Ok(Some(lock))
 }
 
-/// What a claim's own file says of its owner.
-pub(super) fn read_claim(path: &Path, running: &Running) -> io::Result<(Standing, Option<Owner>)> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(standing_of(&bytes, running)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((Standing::Gone, None)),
-        // Something else of that name: not ours to judge, nor to take.
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok((Standing::Taken, None)),
-        Err(error) => Err(error),
-    }
-}
-
-/// What is in a claim's file, and the owner that it names.
-fn standing_of(bytes: &[u8], running: &Running) -> (Standing, Option<Owner>) {
-    // Claims are there whole or not at all, but for a crash of the host, which leaves the size and not the bytes.
-    if bytes.iter().all(|byte| *byte == 0) {
-        return (Standing::Dead, None);
-    }
-    // Without the newline it is not whole, and names another owner than was meant.
-    let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_suffix('\n'));
-    let owner = text.and_then(|text| text.parse::<Owner>().ok());
-    let dead = owner.as_ref().is_some_and(|owner| running.state_of(owner) == OwnerState::Dead);
-    (if dead { Standing::Dead } else { Standing::Taken }, owner)
-}
-
-/// Writes the file that claims are links of. Its own name is never read as a claim, so that it need not be there
-/// at once.
-fn write_source(dir: &Path, owner: &Owner) -> Result<PathBuf, ClaimError> {
-    static WRITTEN: AtomicU64 = AtomicU64::new(0);
-    loop {
-        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join("owners").join(format!("{owner}-{number}"));
-        match File::create_new(&path) {
-            Ok(mut file) => {
-                let written = io::Write::write_all(&mut file, format!("{owner}\n").as_bytes());
-                return written.map(|()| path.clone()).map_err(failed("write", &path));
-            }
-            // One that this process left there before it became another program.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed("create", &path)(error)),
-        }
-    }
-}
-
 impl Drop for Inner {
     fn drop(&mut self) {
-        if std::process::id() == self.owner.pid {
+        if std::process::id() == self.me.owner.pid {
             let _gone = fs::remove_file(&self.books().source);
         }
     }
@@ -398,10 +360,10 @@ impl Claim {
     }
 
     fn unlink(&self) -> Result<(), ClaimError> {
-        if std::process::id() != self.inner.owner.pid {
+        if std::process::id() != self.inner.me.owner.pid {
             return Ok(());
         }
-        let path = self.inner.path(self.kind, self.number);
+        let path = self.inner.dir.path(self.kind, self.number);
         files::remove(&path).map_err(failed("remove", &path))?;
         self.inner.books().held.remove(&(self.kind, self.number));
         Ok(())
@@ -424,13 +386,15 @@ impl Drop for Claim {
 #[must_use = "claims that are dropped are released"]
 pub struct ClaimedIdentity {
     uid: Claim,
-    subnet: Claim,
+    /// That of the /30.
+    claim: Claim,
+    subnet: Subnet,
 }
 
 impl ClaimedIdentity {
     /// What is claimed.
     pub fn identity(&self) -> Identity {
-        Identity { uid: self.uid.number, subnet_index: self.subnet.number }
+        Identity { uid: self.uid.number, subnet: self.subnet }
     }
 
     /// Makes both free.
@@ -439,13 +403,13 @@ impl ClaimedIdentity {
     /// If a file cannot be removed; the other is, all the same.
     pub fn release(self) -> Result<(), ClaimError> {
         let uid = self.uid.release();
-        self.subnet.release().and(uid)
+        self.claim.release().and(uid)
     }
 
     /// Leaves both claimed; see [`Claim::keep`].
     pub fn keep(self) {
         self.uid.keep();
-        self.subnet.keep();
+        self.claim.keep();
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 
 use super::cgroup::{Cgroup, Hierarchies, Host};
+use super::claims::ClaimsDir;
 use super::files;
 use super::ledger::RunId;
 use super::network::{self, Links, Obstacle, Remains, nft};
@@ -20,7 +21,8 @@ pub(super) const DYNOS: &str = "native/dynos";
 /// Looks for what is left, and changes nothing.
 pub fn look(state_dir: &Path) -> Vec<Finding> {
     let state_dir = &files::real_name(state_dir);
-    let mut findings = reconcile::look(state_dir, &OfHost { state_dir, hierarchies: None });
+    let mut findings =
+        reconcile::look(state_dir, &ClaimsDir::of_host(), &OfHost { state_dir, hierarchies: None });
     findings.extend(filter(false));
     findings
 }
@@ -41,7 +43,8 @@ pub fn hints() -> Vec<Obstacle> {
 /// Undoes what is left.
 pub fn mend(state_dir: &Path) -> Vec<Finding> {
     let state_dir = &files::real_name(state_dir);
-    let mut findings = reconcile::mend(state_dir, &OfHost { state_dir, hierarchies: None });
+    let mut findings =
+        reconcile::mend(state_dir, &ClaimsDir::of_host(), &OfHost { state_dir, hierarchies: None });
     findings.extend(filter(true));
     findings
 }
@@ -73,7 +76,8 @@ fn filter(mend: bool) -> Option<Finding> {
 /// Undoes what is left, at the start of an hsup, and logs it. The state dir goes by its real name.
 pub(super) fn mend_and_tell(state_dir: &Path, hierarchies: &Hierarchies) {
     let mut mended = 0;
-    for finding in reconcile::mend(state_dir, &OfHost { state_dir, hierarchies: Some(hierarchies) }) {
+    let host = OfHost { state_dir, hierarchies: Some(hierarchies) };
+    for finding in reconcile::mend(state_dir, &ClaimsDir::of_host(), &host) {
         match &finding.state {
             State::Mended => mended += 1,
             State::Found | State::Kept(_) => tracing::error!("{finding}"),

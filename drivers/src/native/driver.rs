@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 use tokio::task::JoinSet;
 
 use super::cgroup::{Hierarchies, Host};
-use super::claims::Claims;
+use super::claims::{Claims, ClaimsDir};
 use super::doctor;
 use super::error::NativeError;
 use super::files;
@@ -82,7 +82,7 @@ impl Native {
         for dir in [&scratch.etc, &scratch.app] {
             make_dir(dir)?;
         }
-        let claims = Claims::open(&settings.state_dir)?;
+        let claims = Claims::open(ClaimsDir::of_host(), &settings.state_dir)?;
         claims.begin_at(turn(&settings.uids));
         let zygote = Arc::new(zygote);
         let mut keepers = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Where the books of the native driver are below the state dir, and the locks by which several hsups write
+//! Where the books of the native driver are, below the state dir and beside it, and the locks by which several hsups write
 //! them at once. What is in them is not decided here.
 //!
 //! Nothing is synced to disk: every file here is about resources of this boot of the host. What a crash of the
@@ -19,9 +19,12 @@ const FILE_MODE: u32 = 0o600;
 /// A lock that is held until it is dropped, or its process ends.
 pub(super) type Lock = Flock<File>;
 
-/// The claims of UIDs and /30 networks.
-pub(super) fn claims_dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("native/claims")
+/// What all hsups of a host have in common, whatever their state dirs; it is empty after a boot.
+pub(super) const SHARED: &str = "/run/hsup";
+
+/// Makes the place of what all hsups have in common. Control sockets are there too, which are not root's alone.
+pub(super) fn make_shared(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(dir)
 }
 
 /// The records of runs.

@@ -128,7 +128,7 @@ pub struct Record {
     pub dyno: String,
     /// The UID that is claimed for it.
     pub uid: u32,
-    /// The index of the /30 network that is claimed for it.
+    /// The /30 network that is claimed for it, by its first address.
     pub subnet: u32,
     /// The host's end of its veth pair.
     pub link: Option<String>,

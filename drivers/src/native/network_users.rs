@@ -1,16 +1,15 @@
 //! Who uses the network that all dynos of a host share: a lock that each hsup with native dynos holds shared, whatever its
 //! state dir, for as long as it lives. Whoever gets it alone is the only one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// Where the locks are: one for each network namespace that is a host's.
-const DIR: &str = "/run/hsup";
+use super::files;
 
 /// The lock, held with others or alone.
 pub(super) struct Users {
@@ -31,8 +30,10 @@ impl Users {
 
     fn lock(how: FlockArg) -> io::Result<Option<Self>> {
         let namespace = fs::metadata("/proc/self/ns/net")?.ino();
-        let path = Path::new(DIR).join(format!("network-{namespace}.lock"));
-        DirBuilder::new().recursive(true).mode(0o755).create(DIR)?;
+        // One for each network namespace that is a host's.
+        let dir = Path::new(files::SHARED);
+        let path = dir.join(format!("network-{namespace}.lock"));
+        files::make_shared(dir)?;
         loop {
             let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
             let lock = match Flock::lock(file, how) {

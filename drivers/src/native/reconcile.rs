@@ -20,7 +20,7 @@ use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
 use crate::finding::{Finding, State, What};
-use crate::native::claims::{self, Kind};
+use crate::native::claims::{self, Claimant, ClaimsDir, Kind};
 use crate::native::files;
 use crate::native::ledger::{self, Reading, Record, RunId};
 use crate::native::remove_tree::check_below;
@@ -30,14 +30,14 @@ use crate::owner::{Owner, OwnerState};
 use crate::running::Running;
 
 /// Looks for what dead hsups have left behind in a state dir, of which this is the real name, and changes nothing.
-pub fn look(state_dir: &Path, undo: &dyn Undo) -> Vec<Finding> {
-    Reconciler::new(state_dir, undo, false).reconcile()
+pub fn look(state_dir: &Path, claims: &ClaimsDir, undo: &dyn Undo) -> Vec<Finding> {
+    Reconciler::new(state_dir, claims, undo, false).reconcile()
 }
 
 /// Undoes what dead hsups have left behind in a state dir, of which this is the real name. Nothing that cannot be undone keeps the rest from it: it stays in the
 /// ledger, and is tried again the next time.
-pub fn mend(state_dir: &Path, undo: &dyn Undo) -> Vec<Finding> {
-    Reconciler::new(state_dir, undo, true).reconcile()
+pub fn mend(state_dir: &Path, claims: &ClaimsDir, undo: &dyn Undo) -> Vec<Finding> {
+    Reconciler::new(state_dir, claims, undo, true).reconcile()
 }
 
 /// What a record names and somebody may have left without one.
@@ -66,7 +66,7 @@ struct Reconciler<'a> {
     mends: bool,
     running: Running,
     runs: PathBuf,
-    claims: PathBuf,
+    claims: &'a ClaimsDir,
     findings: Vec<Finding>,
     left: Left,
     looked_at: RefCell<HashMap<Owner, OwnerState>>,
@@ -86,7 +86,7 @@ struct Left {
 /// What a claim is, to those who release it.
 enum Abandoned {
     /// Its owner is dead, and its runs are known; without an owner where a crash of the host has left none.
-    By(Option<Owner>),
+    By(Option<Claimant>),
     No,
 }
 
@@ -95,10 +95,9 @@ fn numbers(record: &Record) -> [(Kind, u32); 2] {
 }
 
 impl<'a> Reconciler<'a> {
-    fn new(state_dir: &'a Path, undo: &'a dyn Undo, mends: bool) -> Self {
-        let (runs, claims) = (files::runs_dir(state_dir), files::claims_dir(state_dir));
-        let (running, findings, left) = (Running::of(state_dir), Vec::new(), Left::default());
-        let looked_at = RefCell::default();
+    fn new(state_dir: &'a Path, claims: &'a ClaimsDir, undo: &'a dyn Undo, mends: bool) -> Self {
+        let (runs, running) = (files::runs_dir(state_dir), Running::of(state_dir));
+        let (findings, left, looked_at) = (Vec::new(), Left::default(), RefCell::default());
         Self { state_dir, undo, mends, running, runs, claims, findings, left, looked_at }
     }
 
@@ -307,9 +306,9 @@ impl<'a> Reconciler<'a> {
     /// Nothing outside of the state dir is removed, nor the books themselves, whatever a record says.
     fn check_dir(&self, dir: &Path) -> Result<(), Fault> {
         check_below(self.state_dir, dir)?;
-        let books = [&self.runs, &self.claims, &files::unreadable_dir(self.state_dir)];
+        let books = [&self.runs, &files::unreadable_dir(self.state_dir)];
         if books.iter().any(|books| books.starts_with(dir) || dir.starts_with(books)) {
-            return Err(format!("{} holds the ledger or claims of hsup", dir.display()).into());
+            return Err(format!("{} holds the ledger of hsup", dir.display()).into());
         }
         Ok(())
     }
@@ -382,33 +381,38 @@ impl<'a> Reconciler<'a> {
         Ok((recorded, all_read))
     }
 
-    /// Releases the claims of dead hsups, but for those of runs that are not undone.
+    /// Releases the claims of dead hsups that had this state dir, but for those of runs that are not undone.
     fn reconcile_claims(&mut self, kind: Kind) {
-        let dir = self.claims.join(kind.as_str());
+        let dir = self.claims.of(kind);
         let what = match kind {
             Kind::Uid => What::Uid,
             Kind::Subnet => What::Subnet,
         };
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            // Nobody but root claims anything: what others may not see is not theirs.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                return;
+            }
             Err(error) => return self.keep(what, dir.display(), &error),
         };
         // All claims of an owner are one inode.
         let mut owners: HashMap<u64, Abandoned> = HashMap::new();
         for entry in entries.flatten() {
-            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            let Some(number) = entry.file_name().to_str().and_then(|name| kind.number(name)) else {
                 continue;
             };
             let inode = entry.ino();
             if let hash_map::Entry::Vacant(unknown) = owners.entry(inode) {
                 match self.read_claim(&entry.path()) {
                     Ok(claim) => drop(unknown.insert_entry(claim)),
-                    Err(error) => self.keep(what, number, &error),
+                    Err(error) => self.keep(what, kind.name(number), &error),
                 }
             }
-            if let Some(Abandoned::By(owner)) = owners.get(&inode) {
-                self.reconcile_claim(what, (kind, number), owner.as_ref());
+            if let Some(Abandoned::By(claimant)) = owners.get(&inode) {
+                self.reconcile_claim(what, (kind, number), claimant.as_ref());
             }
         }
     }
@@ -416,37 +420,40 @@ impl<'a> Reconciler<'a> {
     /// Looks at the owner of a claim first and at its runs after: one that has died since they were reconciled
     /// has runs that are not accounted for.
     fn read_claim(&self, path: &Path) -> io::Result<Abandoned> {
-        let (Standing::Dead, owner) = claims::read_claim(path, &self.running)? else {
+        let (Standing::Dead, claimant) = claims::read_claim(path, &self.running.here)? else {
             return Ok(Abandoned::No);
         };
-        let Some(owner) = owner else { return Ok(Abandoned::By(None)) };
+        let Some(claimant) = claimant else { return Ok(Abandoned::By(None)) };
+        if claimant.state_dir != self.state_dir {
+            return Ok(Abandoned::No);
+        }
         let runs = ledger::run_ids(&self.runs)?;
-        let mut of_owner = runs.iter().filter(|run| *run.owner() == owner);
+        let mut of_owner = runs.iter().filter(|run| *run.owner() == claimant.owner);
         let known = of_owner.all(|run| self.left.runs.contains(run));
-        Ok(if known { Abandoned::By(Some(owner)) } else { Abandoned::No })
+        Ok(if known { Abandoned::By(Some(claimant)) } else { Abandoned::No })
     }
 
-    fn reconcile_claim(&mut self, what: What, claim: (Kind, u32), owner: Option<&Owner>) {
+    fn reconcile_claim(&mut self, what: What, claim: (Kind, u32), claimant: Option<&Claimant>) {
         if self.left.numbers.contains(&claim) {
             return;
         }
         let (kind, number) = claim;
         if !self.mends {
-            return self.find(what, number, State::Found);
+            return self.find(what, kind.name(number), State::Found);
         }
-        let same = |now: Option<&Owner>| Ok(now == owner);
-        match claims::remove_dead(&self.claims, kind, number, &self.running, same) {
+        let same = |now: Option<&Claimant>| now == claimant;
+        match claims::remove_dead(self.claims, kind, number, &self.running.here, same) {
             // The run that had it has been told of.
             Ok(Some(_)) if self.left.undone.contains(&claim) => {}
-            Ok(Some(_)) => self.find(what, number, State::Mended),
+            Ok(Some(_)) => self.find(what, kind.name(number), State::Mended),
             Ok(None) => {}
-            Err(error) => self.keep(what, number, &error),
+            Err(error) => self.keep(what, kind.name(number), &error),
         }
     }
 
     /// Removes the files of which the claims of dead hsups were links.
     fn tidy_sources(&self) {
-        let Some(entries) = fs::read_dir(self.claims.join("owners")).ok().filter(|_| self.mends) else {
+        let Some(entries) = fs::read_dir(self.claims.owners()).ok().filter(|_| self.mends) else {
             return;
         };
         for entry in entries.flatten() {

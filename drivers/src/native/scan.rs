@@ -52,7 +52,7 @@ impl<'a> Scan<'a> {
         if self.looks == SINGLE_LOOKS {
             self.list()?;
         }
-        let path = self.claims.path(self.kind, number);
+        let path = self.claims.dir.path(self.kind, number);
         let inode = match fs::symlink_metadata(&path) {
             Ok(metadata) => metadata.ino(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Gone),
@@ -69,17 +69,16 @@ impl<'a> Scan<'a> {
     }
 
     fn read(&self, number: u32) -> Result<Standing, ClaimError> {
-        let path = self.claims.path(self.kind, number);
-        let (standing, owner) = read_claim(&path, &self.claims.running).map_err(failed("read", &path))?;
-        let Some(owner) = owner.filter(|_| standing == Standing::Dead) else { return Ok(standing) };
-        let left = self.claims.has_records(&owner).map_err(failed("read", &self.claims.runs))?;
-        Ok(if left { Standing::Taken } else { Standing::Dead })
+        let path = self.claims.dir.path(self.kind, number);
+        let (standing, claimant) = read_claim(&path, &self.claims.here).map_err(failed("read", &path))?;
+        let Some(claimant) = claimant.filter(|_| standing == Standing::Dead) else { return Ok(standing) };
+        Ok(if Inner::has_records(&claimant) { Standing::Taken } else { Standing::Dead })
     }
 
     fn list(&mut self) -> Result<(), ClaimError> {
-        let dir = self.claims.kind_dir(self.kind);
+        let dir = self.claims.dir.of(self.kind);
         let entries = fs::read_dir(&dir).map_err(failed("read", &dir))?;
-        let number = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+        let number = |entry: &fs::DirEntry| self.kind.number(entry.file_name().to_str()?);
         let listed = entries.flatten().filter_map(|entry| Some((number(&entry)?, entry.ino())));
         self.listed = Some(listed.collect());
         Ok(())

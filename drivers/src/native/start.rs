@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::NativeSettings;
 use super::cgroup::{Cgroup, Hierarchies};
-use super::claims::Claims;
+use super::claims::{Claims, Identity};
 use super::copy::{copy_owned, has_one_owner};
 use super::driver::beside;
 use super::etc::{self, Etc};
@@ -140,11 +140,9 @@ impl Starter {
     /// Claims and makes what a run holds, each thing written down before it is made.
     fn hold(&self, spec: &DynoSpec) -> Result<(Holdings, DynoNetwork), StartError> {
         let settings = &self.settings;
-        let identity = self.claims.claim_identity(settings.uids.clone(), settings.block.len());
+        let identity = self.claims.claim_identity(settings.uids.clone(), &settings.block);
         let identity = identity.map_err(step("claim a user and a network"))?;
-        let (uid, index) = (identity.identity().uid, identity.identity().subnet_index);
-        let subnet = settings.block.subnet(index).ok_or(io::Error::from(io::ErrorKind::NotFound));
-        let subnet = subnet.map_err(step("find the network"))?;
+        let Identity { uid, subnet } = identity.identity();
         let resolver = Uplink::resolver(subnet.gateway());
         let network = DynoNetwork { link: HostLink::new(subnet, settings.allow, resolver.stub), resolver };
         let run = self.ledger.new_run(&spec.name);
@@ -155,7 +153,7 @@ impl Starter {
             owner: run.owner().clone(),
             dyno: spec.name.clone(),
             uid,
-            subnet: index,
+            subnet: subnet.network().to_bits(),
             link: Some(network.link.name.clone()),
             cgroups,
             dirs: vec![dir.clone()],

@@ -10,8 +10,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
-use crate::native::claims::{ClaimError, Claims, Kind};
+use crate::native::claims::{ClaimError, Claims, ClaimsDir, Kind};
 use crate::native::ledger::{Init, Ledger, Record, RunId};
+use crate::native::network::Block;
 use crate::native::reconcile::mend;
 use crate::native::undo::{Fault, Seen, Undo, Undone, kill_init};
 use crate::owner::Owner;
@@ -115,7 +116,7 @@ fn helper() {
 fn claim(state_dir: &Path, count: u32) {
     say("ready");
     wait();
-    let claims = Claims::open(state_dir).unwrap();
+    let claims = open(state_dir);
     let got = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -141,18 +142,19 @@ fn claim(state_dir: &Path, count: u32) {
 fn run(state_dir: &Path, dyno: &str) {
     say("ready");
     wait();
-    let claims = Claims::open(state_dir).unwrap();
+    let claims = open(state_dir);
     let ledger = Ledger::open(state_dir).unwrap();
-    let claimed = claims.claim_identity(3000..=3003, 8).unwrap();
+    let claimed = claims.claim_identity(3000..=3003, &block(8)).unwrap();
     let identity = claimed.identity();
     let mut record = record(&ledger.new_run(dyno));
-    (record.uid, record.subnet) = (identity.uid, identity.subnet_index);
+    let subnet = identity.subnet.network().to_bits();
+    (record.uid, record.subnet) = (identity.uid, subnet);
     record.dirs = vec![state_dir.join("native/dynos").join(record.run.as_str())];
     let mut entry = ledger.enter(record).unwrap();
     std::fs::create_dir_all(&entry.record().dirs[0]).unwrap();
     let sleep = sleep();
     entry.update(|record| record.init = Init::of(sleep.id())).unwrap();
-    say(&format!("{} {} {}", identity.uid, identity.subnet_index, sleep.id()));
+    say(&format!("{} {} {}", identity.uid, subnet, sleep.id()));
     wait();
 }
 
@@ -189,11 +191,38 @@ fn mend_along(state_dir: &Path, log: &Path) {
     say("ready");
     wait();
     let fake = Fake { log: Some(log.to_owned()), ..Fake::default() };
-    for finding in mend(state_dir, &fake) {
+    for finding in mend(state_dir, &ClaimsDir::of_test(state_dir), &fake) {
         assert!(!finding.to_string().contains("kept"), "{finding}");
     }
     say("done");
     wait();
+}
+
+/// The claims of a test, which are in its state dir.
+pub(super) fn open(state_dir: &Path) -> Claims {
+    Claims::open(ClaimsDir::of_test(state_dir), state_dir).unwrap()
+}
+
+/// The file of a claim of a test.
+pub(super) fn claim_path(state_dir: &Path, kind: Kind, number: u32) -> PathBuf {
+    ClaimsDir::of_test(state_dir).path(kind, number)
+}
+
+/// Has a claim be there as another hsup with this state dir would have made it.
+pub(super) fn plant(state_dir: &Path, kind: Kind, number: u32, text: &str) {
+    let path = claim_path(state_dir, kind, number);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+/// What is in the claim of an owner with this state dir.
+pub(super) fn claim_text(owner: &Owner, state_dir: &Path) -> String {
+    format!("{owner}\n{}\n", state_dir.canonicalize().unwrap().display())
+}
+
+/// A block of that many subnets, of which the last one is 10.0.0.60/30.
+pub(super) fn block(count: u8) -> Block {
+    format!("10.0.0.{}/26", 64 - 4 * count).parse().unwrap()
 }
 
 /// A record that names a link and a cgroup after its run.

@@ -2,9 +2,11 @@ use std::os::unix::fs::symlink;
 use std::sync::Mutex;
 
 use super::*;
-use crate::native::claims::{Claims, Identity};
+use crate::native::claims::Identity;
 use crate::native::ledger::{Entry, Init, Ledger};
-use crate::native::testing::{Fake, Helper, dead, foreign, record, sleep};
+use crate::native::testing::{
+    Fake, Helper, block, claim_path, claim_text, dead, foreign, open, plant, record, sleep,
+};
 use crate::process;
 
 /// A run of another hsup.
@@ -27,7 +29,8 @@ fn found(what: What, place: impl fmt::Display, state: State) -> Finding {
 }
 
 fn claim_exists(state_dir: &Path, kind: &str, number: u32) -> bool {
-    state_dir.join("native/claims").join(kind).join(number.to_string()).exists()
+    let kind = if kind == "uid" { Kind::Uid } else { Kind::Subnet };
+    claim_path(state_dir, kind, number).exists()
 }
 
 fn record_path(state_dir: &Path, run: &RunId) -> PathBuf {
@@ -37,9 +40,7 @@ fn record_path(state_dir: &Path, run: &RunId) -> PathBuf {
 /// Claims of a dead hsup, as it has left them.
 fn plant_claims(state_dir: &Path, owner: &Owner, numbers: [(Kind, u32); 2]) {
     for (kind, number) in numbers {
-        let dir = state_dir.join("native/claims").join(kind.as_str());
-        fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(number.to_string()), format!("{owner}\n")).unwrap();
+        plant(state_dir, kind, number, &claim_text(owner, state_dir));
     }
 }
 
@@ -55,8 +56,8 @@ fn entry_of(state_dir: &Path, owner: &Owner) -> files::Lock {
 #[test]
 fn where_nothing_is_left_nothing_is_found_or_made() {
     let state = tempfile::tempdir().unwrap();
-    assert_eq!(look(state.path(), &Fake::default()), []);
-    assert_eq!(mend(state.path(), &Fake::default()), []);
+    assert_eq!(look(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default()), []);
+    assert_eq!(mend(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default()), []);
     assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
 }
 
@@ -72,11 +73,14 @@ fn a_run_of_a_dead_hsup_is_undone_in_order() {
     plant_claims(state.path(), &dead(), numbers(entry.record()));
     let fake = Fake::default();
 
-    assert_eq!(look(state.path(), &fake), [found(What::Run, &run, State::Found)]);
+    assert_eq!(
+        look(state.path(), &ClaimsDir::of_test(state.path()), &fake),
+        [found(What::Run, &run, State::Found)]
+    );
     assert_eq!(fake.take_calls(), [""; 0]);
     assert!(init.try_wait().unwrap().is_none() && claim_exists(state.path(), "uid", 3000));
 
-    let findings = mend(state.path(), &fake);
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
 
     let link = format!("link-{run}");
     let cgroup = format!("/cgroup/{run}");
@@ -93,7 +97,7 @@ fn a_run_of_a_dead_hsup_is_undone_in_order() {
     assert!(!init.wait().unwrap().success());
     assert!(!dir.exists() && !record_path(state.path(), &run).exists());
     assert!(!claim_exists(state.path(), "uid", 3000) && !claim_exists(state.path(), "subnet", 0));
-    assert_eq!(mend(state.path(), &fake), []);
+    assert_eq!(mend(state.path(), &ClaimsDir::of_test(state.path()), &fake), []);
 }
 
 #[test]
@@ -107,7 +111,7 @@ fn one_failure_stops_nothing_else_and_keeps_the_record_and_the_claims() {
     let link = format!("link-{run}");
     let fake = Fake { failing: [format!("link {link}")].into(), ..Fake::default() };
 
-    let findings = mend(state.path(), &fake);
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
 
     let kept = |finding: &&Finding| matches!(finding.state, State::Kept(_));
     let kept: Vec<_> = findings.iter().filter(kept).map(|finding| finding.what).collect();
@@ -121,7 +125,7 @@ fn one_failure_stops_nothing_else_and_keeps_the_record_and_the_claims() {
         text.replace("native/runs\"", "native/gone\"")
     })
     .unwrap();
-    let findings = mend(state.path(), &Fake::default());
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default());
     assert_eq!(findings.last(), Some(&found(What::Run, &run, State::Mended)));
     assert!(!claim_exists(state.path(), "uid", 3000));
 }
@@ -133,7 +137,7 @@ fn a_directory_stays_while_processes_may_use_it() {
     let dir = dir_of(state.path(), &run);
     let _entry = enter(state.path(), Record { dirs: vec![dir.clone()], ..record(&run) });
     let fake = Fake { failing: [format!("cgroup /cgroup/{run}")].into(), ..Fake::default() };
-    let findings = mend(state.path(), &fake);
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
     assert!(findings.iter().any(|finding| finding.what == What::Dir), "{findings:?}");
     assert!(dir.exists());
 }
@@ -142,8 +146,8 @@ fn a_directory_stays_while_processes_may_use_it() {
 fn what_is_alive_is_left_alone_in_another_pid_namespace_too() {
     let state = tempfile::tempdir().unwrap();
     let held = entry_of(state.path(), &foreign());
-    let claims = Claims::open(state.path()).unwrap();
-    let _claimed = claims.claim_identity(3000..=3003, 8).unwrap();
+    let claims = open(state.path());
+    let _claimed = claims.claim_identity(3000..=3003, &block(8)).unwrap();
     let ledger = Ledger::open(state.path()).unwrap();
     let _mine = ledger.enter(record(&ledger.new_run("web.1"))).unwrap();
     let theirs = enter(state.path(), Record { uid: 3001, subnet: 1, ..record(&run_of(&foreign())) });
@@ -159,14 +163,18 @@ fn what_is_alive_is_left_alone_in_another_pid_namespace_too() {
         ],
         ..Fake::default()
     };
-    assert_eq!(look(state.path(), &fake), []);
-    assert_eq!(mend(state.path(), &fake), []);
+    assert_eq!(look(state.path(), &ClaimsDir::of_test(state.path()), &fake), []);
+    assert_eq!(mend(state.path(), &ClaimsDir::of_test(state.path()), &fake), []);
     assert_eq!(fake.take_calls(), [""; 0]);
     for number in 0..3 {
         assert!(claim_exists(state.path(), "uid", 3000 + number), "{number}");
     }
     drop(held);
-    assert!(mend(state.path(), &fake).contains(&found(What::Run, &theirs.record().run, State::Mended)));
+    assert!(mend(state.path(), &ClaimsDir::of_test(state.path()), &fake).contains(&found(
+        What::Run,
+        &theirs.record().run,
+        State::Mended
+    )));
     assert_eq!([3000, 3001, 3002].map(|uid| claim_exists(state.path(), "uid", uid)), [true, false, true]);
     // A link may be of an hsup with another state dir; that of the record was.
     assert!(!fake.take_calls().contains(&"link theirs".to_owned()));
@@ -177,7 +185,10 @@ fn what_may_be_alive_is_kept_and_said_so() {
     let state = tempfile::tempdir().unwrap();
     let theirs = enter(state.path(), record(&run_of(&foreign())));
     plant_claims(state.path(), &foreign(), numbers(theirs.record()));
-    for findings in [look(state.path(), &Fake::default()), mend(state.path(), &Fake::default())] {
+    let claims = ClaimsDir::of_test(state.path());
+    for findings in
+        [look(state.path(), &claims, &Fake::default()), mend(state.path(), &claims, &Fake::default())]
+    {
         let [Finding { what: What::Record, place: _, state: State::Kept(why) }] = findings.as_slice() else {
             panic!("{findings:#?}");
         };
@@ -194,7 +205,7 @@ fn a_reused_pid_is_not_killed() {
     let init = Init::of(other.id()).unwrap();
     let init = Init { start_time: init.start_time + 1, ..init };
     let _entry = enter(state.path(), Record { init: Some(init), ..record(&run) });
-    let findings = mend(state.path(), &Fake::default());
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default());
     assert!(!findings.iter().any(|finding| finding.what == What::Init), "{findings:?}");
     assert_eq!(findings.last(), Some(&found(What::Run, &run, State::Mended)));
     assert!(other.try_wait().unwrap().is_none());
@@ -213,7 +224,7 @@ fn of_another_boot_only_directories_and_claims_are_left() {
     let entry = enter(state.path(), Record { dirs: vec![dir.clone()], init, ..record(&run) });
     plant_claims(state.path(), &owner, numbers(entry.record()));
     let fake = Fake::default();
-    mend(state.path(), &fake);
+    mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
     assert_eq!(fake.take_calls(), [format!("dir {}", dir.display())]);
     assert!(other.try_wait().unwrap().is_none());
     assert!(!dir.exists() && !claim_exists(state.path(), "uid", 3000));
@@ -236,8 +247,8 @@ fn files_that_are_no_records_are_set_aside_and_those_of_other_versions_stay() {
     fs::write(runs.join(format!("{}.json", run_of(&Owner::me()))), "").unwrap();
     let fake = Fake { links: vec![Seen { name: "stray".to_owned(), owner: None }], ..Fake::default() };
 
-    assert_eq!(look(state.path(), &fake).len(), 6);
-    let findings = mend(state.path(), &fake);
+    assert_eq!(look(state.path(), &ClaimsDir::of_test(state.path()), &fake).len(), 6);
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
 
     assert_eq!(findings.len(), 6, "{findings:#?}");
     assert!(findings.iter().all(|finding| matches!(finding.state, State::Kept(_))), "{findings:#?}");
@@ -273,11 +284,11 @@ fn what_no_record_names_is_undone() {
         ..Fake::default()
     };
 
-    let looked = look(state.path(), &fake);
+    let looked = look(state.path(), &ClaimsDir::of_test(state.path()), &fake);
     assert!(looked.iter().all(|finding| finding.state == State::Found), "{looked:#?}");
     assert!(fake.take_calls().is_empty() && dir.exists());
 
-    let findings = mend(state.path(), &fake);
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
 
     assert_eq!(findings.len(), looked.len());
     let kept: Vec<_> = findings.iter().filter(|finding| finding.state != State::Mended).collect();
@@ -304,11 +315,23 @@ fn a_record_that_names_the_state_dir_otherwise_is_undone() {
     let entry = enter(&state, Record { dirs, ..record(&run) });
     plant_claims(&state, &dead(), numbers(entry.record()));
 
-    let findings = mend(&state, &Fake::default());
+    let findings = mend(&state, &ClaimsDir::of_test(&state), &Fake::default());
 
     assert!(findings.iter().all(|finding| finding.state == State::Mended), "{findings:#?}");
     assert!(!dir.exists() && !by_symlink.exists() && !record_path(&state, &run).exists());
     assert!(!claim_exists(&state, "uid", 3000) && !claim_exists(&state, "subnet", 0));
+}
+
+#[test]
+fn claims_for_another_state_dir_are_left_to_those_who_have_it() {
+    let [state, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    fs::create_dir_all(state.path().join("native")).unwrap();
+    plant(state.path(), Kind::Uid, 3007, &claim_text(&dead(), other.path()));
+    let claims = ClaimsDir::of_test(state.path());
+    assert_eq!(look(state.path(), &claims, &Fake::default()), []);
+    assert_eq!(mend(state.path(), &claims, &Fake::default()), []);
+    assert!(claim_exists(state.path(), "uid", 3007));
+    assert_eq!(mend(other.path(), &claims, &Fake::default()), [found(What::Uid, 3007, State::Mended)]);
 }
 
 #[test]
@@ -330,12 +353,12 @@ fn directories_that_lead_out_of_the_state_dir_are_refused() {
         state.path().join("out/dir"),
         state.path().join(by_dots),
         state.path().join("native"),
-        state.path().join("native/claims/uid"),
+        state.path().join("native/runs"),
     ];
     let dirs = refused.iter().chain([&inside]).cloned().collect();
     let _entry = enter(state.path(), Record { dirs, ..record(&run) });
     let fake = Fake::default();
-    let findings = mend(state.path(), &fake);
+    let findings = mend(state.path(), &ClaimsDir::of_test(state.path()), &fake);
     let dirs_asked_for = fake.take_calls().into_iter().filter(|call| call.starts_with("dir ")).count();
     // A symlink at the end is for the kernel to refuse.
     assert_eq!(dirs_asked_for, 2);
@@ -381,10 +404,10 @@ fn all_of_a_killed_hsup_is_undone_once_by_several_reconcilers_at_once() {
     }
     assert_eq!(fs::read_dir(state.path().join("native/dynos")).unwrap().count(), 1);
     assert_eq!(ledger::run_ids(&state.path().join("native/runs")).unwrap().len(), 1);
-    assert_eq!(fs::read_dir(state.path().join("native/claims/owners")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(ClaimsDir::of_test(state.path()).owners()).unwrap().count(), 1);
 
     alive.kill();
-    mend(state.path(), &Fake::default());
+    mend(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default());
     assert!(!process::is_alive(runs[2][2]));
     assert_eq!(ledger::run_ids(&state.path().join("native/runs")).unwrap(), []);
     menders.into_iter().for_each(Helper::let_go);
@@ -397,11 +420,12 @@ fn an_hsup_that_starts_meanwhile_gets_no_number_that_has_yet_to_be_undone() {
     hsup.go();
     let run = hsup.hear_numbers();
     hsup.kill();
-    let claims = Claims::open(state.path()).unwrap();
-    let other = claims.claim_identity(3000..=3003, 8).unwrap();
-    assert_eq!((run[0], run[1]), (3000, 0));
-    assert_eq!(other.identity(), Identity { uid: 3001, subnet_index: 1 });
-    mend(state.path(), &Fake::default());
+    let claims = open(state.path());
+    let other = claims.claim_identity(3000..=3003, &block(8)).unwrap();
+    let subnet = |index| block(8).subnet(index).unwrap();
+    assert_eq!((run[0], run[1]), (3000, subnet(0).network().to_bits()));
+    assert_eq!(other.identity(), Identity { uid: 3001, subnet: subnet(1) });
+    mend(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default());
     assert_eq!(claims.claim(Kind::Uid, [3000]).unwrap().number(), 3000);
 }
 
@@ -416,9 +440,9 @@ fn what_an_hsup_leaves_that_dies_meanwhile_stays_together() {
         on_unmount: Mutex::new(Some(Box::new(|| hsup.kill()))),
         ..Fake::default()
     };
-    assert_eq!(mend(state.path(), &fake).len(), 1);
+    assert_eq!(mend(state.path(), &ClaimsDir::of_test(state.path()), &fake).len(), 1);
     assert_eq!(ledger::run_ids(&state.path().join("native/runs")).unwrap().len(), 1);
     assert!(claim_exists(state.path(), "uid", run[0]) && claim_exists(state.path(), "subnet", run[1]));
-    mend(state.path(), &Fake::default());
+    mend(state.path(), &ClaimsDir::of_test(state.path()), &Fake::default());
     assert!(!claim_exists(state.path(), "uid", run[0]) && !process::is_alive(run[2]));
 }
