@@ -85,7 +85,7 @@ impl Kind {
 pub enum ClaimError {
     /// All of them are taken.
     #[error(
-        "all {} {} to {} are claimed (hsup doctor tells by whom): {} or its HSUP_NATIVE_ name",
+        "all {} {} to {} are claimed (their files below /run/hsup/claims tell by whom): {} or its HSUP_NATIVE_ name",
         kind.nouns(), kind.name(*range.start()), kind.name(*range.end()), kind.remedy()
     )]
     Exhausted {

@@ -64,13 +64,13 @@ fn exhaustion_tells_the_range_and_what_to_widen_and_leaves_nothing_claimed() {
     let text = claims.claim_identity(3000..=3001, &block(2)).unwrap_err().to_string();
     assert_eq!(
         text,
-        "all UIDs 3000 to 3001 are claimed (hsup doctor tells by whom): widen LIBCONTAINER_DYNO_UID_MIN and \
-         LIBCONTAINER_DYNO_UID_MAX or its HSUP_NATIVE_ name"
+        "all UIDs 3000 to 3001 are claimed (their files below /run/hsup/claims tell by whom): widen \
+         LIBCONTAINER_DYNO_UID_MIN and LIBCONTAINER_DYNO_UID_MAX or its HSUP_NATIVE_ name"
     );
     let text = claims.claim_identity(3000..=3009, &block(2)).unwrap_err().to_string();
     assert_eq!(
         text,
-        "all /30 networks 10.0.0.56 to 10.0.0.60 are claimed (hsup doctor tells by whom): widen \
+        "all /30 networks 10.0.0.56 to 10.0.0.60 are claimed (their files below /run/hsup/claims tell by whom): widen \
          LIBCONTAINER_DYNO_SUBNET or its HSUP_NATIVE_ name"
     );
     assert!(!uid_path(&state, 3002).exists());
