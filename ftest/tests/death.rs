@@ -98,13 +98,15 @@ fn doctor_shows_what_still_runs_and_ends_it() {
         Driver::Simple | Driver::Abspath => {}
         Driver::Docker | Driver::Native => room.wait_nothing_left(),
     }
-    // what is left of the network of this host is not the test's
+    // what else is left of the network and the cgroups of this host is not the test's
+    let entry = format!("entry {}", room.path("state/running").display());
     let doctor = |launch: Launch<'_>| match driver() {
         Driver::Simple | Driver::Abspath | Driver::Docker => launch.through(["unshare", "--net"]).end(),
         Driver::Native => launch.end(),
     };
     let found = doctor(room.bare(["doctor"]));
-    assert!(found.code == 75 && found.stdout.contains("`hsup doctor --fix` removes it"), "{found:?}");
+    assert!(found.code == 75 && found.stdout.contains(&entry), "{found:?}");
+    assert!(found.stdout.contains("`hsup doctor --fix` removes it"), "{found:?}");
     match driver() {
         Driver::Simple | Driver::Abspath => {
             assert!(found.stdout.contains(&format!("process {web} of web.1: left behind")), "{found:?}");
@@ -113,10 +115,11 @@ fn doctor_shows_what_still_runs_and_ends_it() {
         Driver::Docker | Driver::Native => {}
     }
     let mended = doctor(room.bare(["doctor", "--fix"]));
-    assert_eq!(mended.code, 0, "{mended:?}");
+    let removed = |line: &str| line.starts_with(&entry) && line.ends_with(": removed");
+    assert!(mended.stdout.lines().any(removed), "{mended:?}");
     room.assert_nothing_left();
     let found = doctor(room.bare(["doctor"]));
-    assert!(found.code == 0 && found.stdout.starts_with("nothing is left behind\n"), "{found:?}");
+    assert!(!found.stdout.contains(&entry) && !found.stdout.contains("process"), "{found:?}");
 }
 
 /// What gives hsup a pid namespace of its own, as that of a container.
@@ -182,8 +185,7 @@ fn doctor_tells_whoever_is_not_root_what_it_cannot_see() {
     let somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script, "sh"];
     let launch = room.bare(["doctor"]).with_the_app_that_is_there().through(somebody);
     let said = launch.end();
-    assert_eq!(said.code, 0, "{said:?}");
-    assert!(said.stdout.contains("as root") && !said.stdout.contains("denied"), "{said:?}");
+    assert!(said.stdout.contains("as root") && !said.stdout.contains("packet filter"), "{said:?}");
 }
 
 #[test]
