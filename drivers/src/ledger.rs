@@ -90,7 +90,7 @@ impl Entry {
 /// If the ledger cannot be read or written.
 pub fn kill_left(state_dir: &Path) -> Result<usize, LedgerError> {
     let mut killed = 0;
-    for dead in dead(state_dir)? {
+    for dead in entries(state_dir, OwnerState::Dead)? {
         wait_for_owner(&dead.path);
         killed += kill_marked(&dead.mark);
         dead.strike()?;
@@ -103,14 +103,14 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Led
     move |source| LedgerError { operation, path, source }
 }
 
-/// The entry of a dead hsup.
-struct Dead {
+/// The entry of an hsup that is dead, or may be.
+struct Left {
     path: PathBuf,
     /// What the marks of its dynos begin with.
     mark: String,
 }
 
-impl Dead {
+impl Left {
     /// Removes it, unless somebody else was first.
     fn strike(&self) -> Result<(), LedgerError> {
         match fs::remove_file(&self.path) {
@@ -119,47 +119,58 @@ impl Dead {
         }
     }
 
-    /// Its processes, and itself.
     fn look(&self) -> Vec<Finding> {
+        let mut findings = self.processes();
+        findings.push(self.finding(State::Found));
+        findings
+    }
+
+    fn mend(&self) -> Vec<Finding> {
+        let mut findings = self.processes();
+        kill_marked(&self.mark);
+        let (of_processes, of_entry) = if marked(&self.mark).is_empty() {
+            let kept = |error| State::Kept(crate::explain(&error));
+            (State::Mended, self.strike().map_or_else(kept, |()| State::Mended))
+        } else {
+            let why = "not all processes of its dynos can be killed; see ps -e for state D";
+            (State::Kept(why.to_owned()), State::Kept(why.to_owned()))
+        };
+        findings.iter_mut().for_each(|process| process.state = of_processes.clone());
+        findings.push(self.finding(of_entry));
+        findings
+    }
+
+    /// The processes of its dynos.
+    fn processes(&self) -> Vec<Finding> {
         let processes = marked(&self.mark).into_iter().map(|pid| {
             let mark = process::variable(pid, MARK).unwrap_or_default();
             let run = mark.strip_prefix(&self.mark).unwrap_or_default();
             let dyno = run.rsplit_once('.').map_or(run, |(dyno, _number)| dyno);
             Finding { what: What::Process, place: format!("{pid} of {dyno}"), state: State::Found }
         });
-        let entry =
-            Finding { what: What::Entry, place: self.path.display().to_string(), state: State::Found };
-        processes.chain([entry]).collect()
+        processes.collect()
     }
 
-    fn mend(&self) -> Vec<Finding> {
-        let mut findings = self.look();
-        kill_marked(&self.mark);
-        let state = if marked(&self.mark).is_empty() {
-            self.strike().map_or_else(|error| State::Kept(crate::explain(&error)), |()| State::Mended)
-        } else {
-            State::Kept("not all processes of its dynos can be killed; see ps -e for state D".to_owned())
-        };
-        findings.iter_mut().for_each(|finding| finding.state = state.clone());
-        findings
+    fn finding(&self, state: State) -> Finding {
+        Finding { what: What::Entry, place: self.path.display().to_string(), state }
     }
 }
 
-/// The entries of dead hsups; none where there is no ledger.
-fn dead(state_dir: &Path) -> Result<Vec<Dead>, LedgerError> {
+/// The entries of hsups in this state; none where there is no ledger.
+fn entries(state_dir: &Path, state: OwnerState) -> Result<Vec<Left>, LedgerError> {
     let (dir, running) = (&running::dir(state_dir), Running::of(state_dir));
-    let entries = match fs::read_dir(dir) {
+    let listed = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed("read", dir))?,
+        listed => listed.map_err(failed("read", dir))?,
     };
-    let mut dead = Vec::new();
-    for entry in entries {
+    let mut entries = Vec::new();
+    for entry in listed {
         let entry = entry.map_err(failed("read", dir))?;
-        if let Some(instance) = entry.file_name().to_str().filter(|name| is_dead(name, &running)) {
-            dead.push(Dead { path: entry.path(), mark: format!("{instance}/") });
+        if let Some(instance) = entry.file_name().to_str().filter(|name| state_of(name, &running) == state) {
+            entries.push(Left { path: entry.path(), mark: format!("{instance}/") });
         }
     }
-    Ok(dead)
+    Ok(entries)
 }
 
 /// Looks for what dead hsups have left: entries in the ledger, and processes of their dynos. Changes nothing.
@@ -173,15 +184,19 @@ pub fn mend(state_dir: &Path) -> Vec<Finding> {
 }
 
 fn find(state_dir: &Path, mends: bool) -> Vec<Finding> {
-    let dead = match dead(state_dir) {
-        Ok(dead) => dead,
+    let both = entries(state_dir, OwnerState::Dead)
+        .and_then(|dead| Ok((dead, entries(state_dir, OwnerState::Unknown)?)));
+    let (dead, unknown) = match both {
+        Ok(both) => both,
         Err(error) => {
             let place = running::dir(state_dir).display().to_string();
             let state = State::Kept(crate::explain(&error));
             return vec![Finding { what: What::Entry, place, state }];
         }
     };
-    dead.iter().flat_map(|dead| if mends { dead.mend() } else { dead.look() }).collect()
+    let dead = dead.iter().flat_map(|dead| if mends { dead.mend() } else { dead.look() });
+    let unknown = unknown.iter().map(|entry| entry.finding(State::Kept(running::UNKNOWN.to_owned())));
+    dead.chain(unknown).collect()
 }
 
 /// Waits for an hsup proper whose guardian is dead to be gone, and its socket with it: it is either being killed or
@@ -194,11 +209,12 @@ fn wait_for_owner(entry: &Path) {
     }
 }
 
-/// Whether the guardian of that instance is dead. A name that is none says nothing of an hsup of this boot.
-fn is_dead(instance: &str, running: &Running) -> bool {
+/// Whether the guardian of that instance lives. A name that is none says nothing of an hsup of this boot.
+fn state_of(instance: &str, running: &Running) -> OwnerState {
     match instance.parse::<Owner>() {
-        Ok(guardian) => running.state_of(&guardian) == OwnerState::Dead,
-        Err(_) => instance.split('-').next() != Some(running.here.boot.as_str()),
+        Ok(guardian) => running.state_of(&guardian),
+        Err(_) if instance.split('-').next() == Some(running.here.boot.as_str()) => OwnerState::Alive,
+        Err(_) => OwnerState::Dead,
     }
 }
 
@@ -279,6 +295,13 @@ mod tests {
         assert!(!running.join(dead).exists());
         assert!(foreign_dyno.try_wait().unwrap().is_none());
         assert!(running.join(foreign).exists());
+
+        let unknown = Finding {
+            what: What::Entry,
+            place: running.join(foreign).display().to_string(),
+            state: State::Kept(crate::running::UNKNOWN.to_owned()),
+        };
+        assert_eq!([look(state.path()), mend(state.path())].concat(), [unknown.clone(), unknown]);
 
         // It has entered itself as hsups do, and does not hold its entry.
         fs::write(running.join(foreign), format!("{foreign}\n")).unwrap();

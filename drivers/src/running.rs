@@ -14,6 +14,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::owner::{Owner, OwnerState, Place};
 
+/// Why something is kept of whose owner nothing is known.
+pub(crate) const UNKNOWN: &str = "whether its hsup lives cannot be told from this pid namespace";
+
 /// The hsups of a state dir, as seen from here.
 #[derive(Clone, Debug)]
 pub struct Running {

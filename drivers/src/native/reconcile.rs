@@ -27,7 +27,7 @@ use crate::native::remove_tree::check_below;
 use crate::native::scan::Standing;
 use crate::native::undo::{Fault, Seen, Undo, Undone};
 use crate::owner::{Owner, OwnerState};
-use crate::running::Running;
+use crate::running::{self, Running};
 
 /// Looks for what dead hsups have left behind in a state dir, of which this is the real name, and changes nothing.
 pub fn look(state_dir: &Path, claims: &ClaimsDir, undo: &dyn Undo) -> Vec<Finding> {
@@ -192,8 +192,7 @@ impl<'a> Reconciler<'a> {
                 None | Some(OwnerState::Dead) => self.reconcile_run(&path),
                 Some(OwnerState::Alive) => {}
                 Some(OwnerState::Unknown) => {
-                    let why = "whether its hsup lives cannot be told from this pid namespace".to_owned();
-                    self.find(What::Record, path.display(), State::Kept(why));
+                    self.find(What::Record, path.display(), State::Kept(running::UNKNOWN.to_owned()));
                 }
             }
         }
