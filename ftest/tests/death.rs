@@ -135,6 +135,13 @@ fn contained(room: &Room) -> (Hsup, File) {
     (hsup, File::open(format!("/proc/{first}/ns/pid")).expect("it lives"))
 }
 
+/// What holds the pid namespace hands on no signals.
+fn stop_contained(hsup: Hsup) {
+    procs::signal(procs::children(hsup.pid())[0], Signal::SIGTERM);
+    let ended = hsup.end();
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
 /// What hsup has written down below the state dir of what runs.
 fn books(room: &Room) -> Vec<PathBuf> {
     let dirs = ["running", "native/runs", "native/claims/uid", "native/claims/subnet", "native/dynos"];
@@ -152,9 +159,7 @@ fn what_a_killed_container_has_left_is_taken_away_by_the_next_one() {
     room.wait_nothing_left();
     assert!(!books(&room).is_empty(), "nobody could clean up");
     let (next, _pinned) = contained(&room);
-    let first = procs::children(next.pid())[0];
-    procs::signal(first, Signal::SIGTERM);
-    assert_eq!(next.end().code, 0);
+    stop_contained(next);
     eventually(
         "the books are empty",
         || format!("{:#?}", books(&room)),
@@ -173,6 +178,7 @@ fn what_runs_in_another_container_is_left_alone() {
     let beside = room.hsup(["-s", "none", "run", "echo beside"]).through(CONTAINED).end();
     assert_eq!((beside.code, beside.stdout.as_str()), (0, "beside\n"), "{beside:?}");
     assert_eq!((hsup.dyno_pid("web.1"), books(&room)), before);
+    stop_contained(hsup);
 }
 
 #[test]
