@@ -197,7 +197,7 @@ pub struct Settings {
     /// Whether the quantities that were asked for before count no longer: the command line says how many dynos there are
     /// to be.
     pub forget_scale: bool,
-    /// Whether nothing may run before the newest release does: dynos run once only.
+    /// Whether no release may stand in for the newest one: dynos run once only.
     pub newest_only: bool,
 }
 
@@ -209,8 +209,10 @@ pub struct Keeper {
     loaded: bool,
     newest: Option<Arc<Release>>,
     live: Option<Arc<Release>>,
-    /// What is to run as soon as the good release that hsup has begun with is live, or has turned out not to be.
+    /// What is to run as soon as the good release that stands in for it is live, or has turned out not to be.
     next: Option<Arc<Release>>,
+    /// Whether a good release has ever been asked to stand in.
+    stood_in: bool,
     arrivals: watch::Sender<Option<Arrival>>,
     events: Events,
 }
@@ -234,6 +236,7 @@ impl Keeper {
             newest: None,
             live: None,
             next: None,
+            stood_in: false,
             arrivals,
             events: events.clone(),
         };
@@ -285,27 +288,31 @@ impl Keeper {
                 "release {newest} was rolled back, and release {chosen} runs in its place until there is a newer one"
             );
         }
-        let is_first = self.newest.replace(newest).is_none() && !self.settings.newest_only;
-        match self.history.begin_with(&chosen).filter(|_| is_first) {
-            Some(good) => {
-                let (good_version, next) = (good.version, chosen.version);
-                tracing::info!(
-                    "release {next} has not been good yet: release {good_version}, which was, runs until it is live"
-                );
-                self.publish(good);
-                self.next = Some(chosen);
-            }
-            None if self.next.is_some() => self.next = Some(chosen),
+        self.newest = Some(newest);
+        match self.next {
+            Some(_) => self.next = Some(chosen),
             None => self.publish(chosen),
         }
         self.save().await;
     }
 
-    /// The good release that hsup has begun with is live, or will not be: it is the turn of what waits for that, if
-    /// anything does.
+    /// The good release that stands in is live, or will not be: it is the turn of what waits for that, if anything does.
     fn go_on(&mut self) -> bool {
         let Some(next) = self.next.take() else { return false };
         self.publish(next);
+        true
+    }
+
+    /// A release cannot be live so far. Where nothing is, since hsup has just been started, the last good one stands in:
+    /// it ran before, and what failed is tried again from there. Once, for it may fail as well.
+    fn stand_in(&mut self, failed: &Arc<Release>) -> bool {
+        if self.live.is_some() || self.settings.newest_only || std::mem::replace(&mut self.stood_in, true) {
+            return false;
+        }
+        let Some(good) = self.history.stand_in_for(failed) else { return false };
+        tracing::warn!("release {}, which was good, runs until release {} can", good.version, failed.version);
+        self.publish(good);
+        self.next = Some(Arc::clone(failed));
         true
     }
 
@@ -326,8 +333,8 @@ impl Keeper {
                     return;
                 }
             }
-            Note::Failed { .. } => {
-                if !self.go_on() {
+            Note::Failed { release, .. } => {
+                if !self.go_on() && !self.stand_in(&release) {
                     return;
                 }
             }

@@ -88,12 +88,9 @@ impl History {
         }
     }
 
-    /// What runs from a start of hsup until this release is live, where that has not been good yet: the last one that was,
-    /// at this one's scale and with its drain. So nothing that keeps a new release from going live takes the app down.
-    pub fn begin_with(&self, next: &Release) -> Option<Arc<Release>> {
-        if self.pin.is_some() || self.was_good(next) {
-            return None;
-        }
+    /// What runs after a start of hsup until this release can: the last one that was good, at this one's scale and with its
+    /// drain.
+    pub fn stand_in_for(&self, next: &Release) -> Option<Arc<Release>> {
         self.find_target(None, Some(next)).map(|entry| Arc::new(like(&entry.release, next)))
     }
 
