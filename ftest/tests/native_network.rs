@@ -161,17 +161,23 @@ fn a_dyno_does_not_reach_what_listens_on_the_loopback_of_the_host() {
     assert_eq!(ended.stdout, format!("no way to 127.0.0.1:{port}\nnor by the gateway\n"), "{ended:?}");
 }
 
+/// A network beyond the host's interface ext0, where its other end is far0.
+fn beyond_ext0(room: &Room) -> Namespaces {
+    let outside = Namespaces::new();
+    network(room).sh(&format!(
+        "ip link add ext0 type veth peer name far0 netns {}; ip link set ext0 up",
+        outside.pid()
+    ));
+    outside
+}
+
 #[test]
 fn an_extra_interface_and_extra_routes_are_there() {
     if !is_about(Driver::Native) {
         return;
     }
     let room = released();
-    let outside = Namespaces::new();
-    network(&room).sh(&format!(
-        "ip link add ext0 type veth peer name far0 netns {}; ip link set ext0 up",
-        outside.pid()
-    ));
+    let outside = beyond_ext0(&room);
     outside.sh("ip addr add 10.8.0.1/24 dev far0; ip addr add 10.7.0.1/32 dev lo; ip link set far0 up");
     let (near, far) = (serve(&outside, "10.8.0.1"), serve(&outside, "10.7.0.1"));
     let line = [
@@ -204,11 +210,7 @@ fn by_an_extra_interface_a_dyno_reaches_no_more_than_by_its_own() {
         return;
     }
     let room = released();
-    let outside = Namespaces::new();
-    network(&room).sh(&format!(
-        "ip link add ext0 type veth peer name far0 netns {}; ip link set ext0 up",
-        outside.pid()
-    ));
+    let outside = beyond_ext0(&room);
     let others = "ip addr add 169.254.169.254/32 dev lo; ip addr add 172.31.0.1/32 dev lo; ip addr add 172.20.0.1/32 dev lo";
     outside.sh(&format!("ip addr add 10.8.0.1/24 dev far0; {others}; ip link set far0 up"));
     let lan = ("10.8.0.1", serve(&outside, "10.8.0.1"));

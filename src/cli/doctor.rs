@@ -1,5 +1,5 @@
-//! `hsup doctor`: what hsups that were killed have left on this host, running too, and with `--fix` no more of it; and what of the
-//! host's settings is in the way of dynos.
+//! `hsup doctor`: what hsups that were killed have left on this host, running too, and with `--fix` no more of it; and what
+//! of the host's settings is in the way of dynos.
 
 use std::fmt::Write as _;
 use std::process;

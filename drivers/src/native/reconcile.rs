@@ -34,8 +34,8 @@ pub fn look(state_dir: &Path, claims: &ClaimsDir, undo: &dyn Undo) -> Vec<Findin
     Reconciler::new(state_dir, claims, undo, false).reconcile()
 }
 
-/// Undoes what dead hsups have left behind in a state dir, of which this is the real name. Nothing that cannot be undone keeps the rest from it: it stays in the
-/// ledger, and is tried again the next time.
+/// Undoes what dead hsups have left behind in a state dir, of which this is the real name. Nothing that cannot be undone
+/// keeps the rest from it: it stays in the ledger, and is tried again the next time.
 pub fn mend(state_dir: &Path, claims: &ClaimsDir, undo: &dyn Undo) -> Vec<Finding> {
     Reconciler::new(state_dir, claims, undo, true).reconcile()
 }

@@ -121,9 +121,7 @@ impl Uplink {
             }
         });
     }
-}
 
-impl Uplink {
     /// Leaves those who use it, once no dyno is to come; the last one removes it.
     pub(super) fn leave(&self) {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
