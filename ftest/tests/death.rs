@@ -1,7 +1,6 @@
 //! hsup is killed: its dynos die with it, or at the latest when the next hsup starts.
 
 use std::fs::File;
-use std::path::PathBuf;
 
 use hsup_ftest::{Driver, Hsup, Launch, Room, driver, eventually, procs};
 use nix::sys::signal::Signal;
@@ -142,12 +141,17 @@ fn stop_contained(hsup: Hsup) {
     assert_eq!(ended.code, 0, "{ended:?}");
 }
 
-/// What hsup has written down below the state dir of what runs.
-fn books(room: &Room) -> Vec<PathBuf> {
-    let dirs = ["running", "native/runs", "native/claims/uid", "native/claims/subnet", "native/dynos"];
+/// What hsup has written down of what runs: below the state dir, and what is claimed.
+fn books(room: &Room) -> Vec<String> {
+    let dirs = ["running", "native/runs", "native/dynos"];
     let entries = dirs.iter().flat_map(|dir| std::fs::read_dir(room.path("state").join(dir)));
     let paths = entries.flatten().map(|entry| entry.expect("a directory can be read").path());
-    paths.filter(|path| !path.ends_with(".lock")).collect()
+    let written = paths.filter(|path| !path.ends_with(".lock")).map(|path| path.display().to_string());
+    let claimed = match driver() {
+        Driver::Simple | Driver::Abspath | Driver::Docker => Vec::new(),
+        Driver::Native => room.left_by(&[]),
+    };
+    written.chain(claimed.into_iter().filter(|left| left.starts_with("claim "))).collect()
 }
 
 #[test]
@@ -157,7 +161,10 @@ fn what_a_killed_container_has_left_is_taken_away_by_the_next_one() {
     hsup.signal(Signal::SIGKILL);
     hsup.end();
     room.wait_nothing_left();
-    assert!(!books(&room).is_empty(), "nobody could clean up");
+    let left = books(&room);
+    assert!(!left.is_empty(), "nobody could clean up");
+    let is_claim = |left: &String| left.starts_with("claim ");
+    assert_eq!(left.iter().any(is_claim), driver() == Driver::Native, "{left:#?}");
     let (next, _pinned) = contained(&room);
     stop_contained(next);
     eventually(

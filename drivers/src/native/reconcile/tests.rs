@@ -343,7 +343,6 @@ fn directories_that_lead_out_of_the_state_dir_are_refused() {
     let run = run_of(&dead());
     let inside = dir_of(state.path(), &run);
     symlink(outside.path(), inside.join("upper/out")).unwrap();
-    fs::create_dir_all(state.path().join("native/claims/uid")).unwrap();
     let by_dots = Path::new("..").join(outside.path().file_name().unwrap()).join("dir");
     let refused = [
         outside.path().to_owned(),
