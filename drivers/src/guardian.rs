@@ -13,8 +13,11 @@
 //! be told from one that somebody sends to each of hsup's processes in turn.
 //!
 //! It must not decide anything about dynos, and must not start a thread.
+//!
+//! Where nothing is left behind that it could kill, hsup does without it, and has its signals from the kernel.
 
 mod relay;
+mod signals;
 
 use std::collections::HashMap;
 use std::fs;
@@ -35,12 +38,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpgrp, getpid, getppid, pipe2, tcgetpgrp};
-use tokio::io::unix::AsyncFd;
 
 use crate::owner::Owner;
 use crate::{Exit, process as proc, sys};
 pub use relay::Relay;
 use relay::Relaying;
+pub use signals::{Listener, Signals};
 
 /// The environment variable that marks the processes of a run: `HSUP_RUN=<instance>/<dyno>.<run>`.
 pub const MARK: &str = "HSUP_RUN";
@@ -101,9 +104,23 @@ impl Guardian {
                 drop((told, relay));
                 prctl::set_name(NAME)?;
                 [Signal::SIGCHLD, Signal::SIGABRT].into_iter().collect::<SigSet>().thread_unblock()?;
-                Ok((Self::of_parent()?, Signals { heard }))
+                Ok((Self::of_parent()?, Signals::of_guardian(heard)))
             }
         }
+    }
+
+    /// Has hsup do without a guardian, where its dynos end with it by themselves.
+    ///
+    /// To be called before any thread is started.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn spare() -> io::Result<(Self, Signals)> {
+        sys::default_sigchld();
+        let signals = Signals::of_kernel(block_forwarded()?)?;
+        sys::seal_inherited_descriptors()?;
+        let spared = oom_score().is_ok_and(|score| score < 0);
+        Ok((Self { open_files: raise_open_files()?, spared, ..Self::none() }, signals))
     }
 
     /// A process of its own, without a guardian: daemons that leave their dyno are looked for everywhere.
@@ -211,48 +228,6 @@ pub(crate) struct Stray {
     pub(crate) may_get_mark: bool,
 }
 
-/// The signals that the guardian has received for hsup.
-#[derive(Debug)]
-pub struct Signals {
-    heard: OwnedFd,
-}
-
-impl Signals {
-    /// Begins to listen; to be called within the runtime.
-    ///
-    /// # Errors
-    /// If the runtime cannot watch the pipe.
-    pub fn listen(self) -> io::Result<Listener> {
-        Ok(Listener { pipe: sys::watch(self.heard)? })
-    }
-}
-
-/// Listens to the guardian.
-#[derive(Debug)]
-pub struct Listener {
-    pipe: AsyncFd<OwnedFd>,
-}
-
-impl Listener {
-    /// The next signal; `None` when the guardian has died. Cancel safe.
-    ///
-    /// # Errors
-    /// If the pipe cannot be read.
-    pub async fn next(&mut self) -> io::Result<Option<Signal>> {
-        loop {
-            let mut ready = self.pipe.readable().await?;
-            let mut number = [0];
-            match nix::unistd::read(self.pipe.get_ref(), &mut number) {
-                Ok(0) => return Ok(None),
-                Ok(_) => return Ok(Signal::try_from(i32::from(number[0])).ok()),
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
 /// Where a process has its score of the out-of-memory killer.
 pub(crate) const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 
@@ -261,10 +236,12 @@ pub(crate) fn oom_score() -> io::Result<i32> {
     fs::read_to_string(OOM_SCORE)?.trim().parse().map_err(io::Error::other)
 }
 
-/// Blocks the signals that the guardian tells hsup of, for a process of hsup's that was executed anew: they are not
-/// meant for it.
-pub(crate) fn block_forwarded() -> io::Result<()> {
-    Ok(FORWARDED.into_iter().collect::<SigSet>().thread_block()?)
+/// Blocks the signals that the guardian tells hsup of, for a process that is to hear of them otherwise or that, as one of
+/// hsup's that was executed anew, is not meant.
+pub(crate) fn block_forwarded() -> io::Result<SigSet> {
+    let forwarded: SigSet = FORWARDED.into_iter().collect();
+    forwarded.thread_block()?;
+    Ok(forwarded)
 }
 
 /// Each dyno takes three descriptors, and the usual soft limit of 1024 stems from select(2), which hsup does

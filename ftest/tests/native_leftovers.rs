@@ -98,6 +98,54 @@ fn nothing_is_left_after_the_guardian_was_killed() {
     the_next_start_takes_all_away(&room, proper);
 }
 
+/// A one-off dyno, away from a terminal, for which hsup does without its guardian; gives its main process, too.
+fn one_off(room: &Room) -> (Hsup, u32) {
+    let hsup = room
+        .hsup(["run", "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 600 & wait; done"])
+        .up();
+    hsup.wait_line("ready");
+    let init = || {
+        let name = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        procs::children(hsup.pid()).into_iter().find(|pid| name(*pid) == "hsup-init\n")
+    };
+    let init = eventually("the init of the dyno is a child of what was started", || hsup.printed(), init);
+    let main = || procs::children(init).into_iter().next();
+    let main = eventually("it has a main process", || procs::describe(init), main);
+    (hsup, main)
+}
+
+#[test]
+fn a_one_off_dyno_hears_what_hsup_hears_without_a_guardian() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (hsup, _main) = one_off(&room);
+        procs::signal(hsup.pid(), signal);
+        let ended = hsup.end();
+        assert!(ended.code == 7 && ended.stdout.contains("bye"), "{signal}: {ended:?}");
+        nothing_is_left(&room, &[]);
+    }
+}
+
+#[test]
+fn a_one_off_dyno_ends_with_its_hsup_without_a_guardian() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let (hsup, main) = one_off(&room);
+    procs::signal(hsup.pid(), Signal::SIGKILL);
+    hsup.end();
+    let gone = || (!procs::alive(main)).then_some(());
+    eventually("the dyno has ended", || procs::describe(main), gone);
+    assert_eq!(room.hsup(["run", "true"]).end().code, 0);
+    nothing_is_left(&room, &[]);
+}
+
 #[test]
 fn nothing_is_left_after_both_were_killed() {
     if !is_about(Driver::Native) {

@@ -93,11 +93,24 @@ fn divide(
     relay: Option<Relay>,
 ) -> Result<(ledger::Entry, Guardian, guardian::Signals, Option<Zygote>), Fatal> {
     let mut entry = ledger::enter(&config.state_dir).map_err(Fatal::state_dir)?;
-    let guardian = Guardian::enter(relay, systemd::prefix(io::stderr(), Level::ERROR));
-    let (guardian, signals) = guardian.map_err(Fatal::system("divide into guardian and supervisor"))?;
-    entry.join().map_err(Fatal::state_dir)?;
+    let (guardian, signals) = if relay.is_none() && leaves_nothing(config) {
+        Guardian::spare().map_err(Fatal::system("have signals heard"))?
+    } else {
+        let guardian = Guardian::enter(relay, systemd::prefix(io::stderr(), Level::ERROR));
+        let parts = guardian.map_err(Fatal::system("divide into guardian and supervisor"))?;
+        entry.join().map_err(Fatal::state_dir)?;
+        parts
+    };
     let zygote = fork_zygote(config)?;
     Ok((entry, guardian, signals, zygote))
+}
+
+/// Whether an hsup that is killed leaves nothing behind which a guardian could mend: no process that its dyno's init does
+/// not end, and no terminal.
+fn leaves_nothing(config: &Config) -> bool {
+    config.driver == DriverKind::Native
+        && matches!(config.command, CliCommand::Run { .. })
+        && !io::stdin().is_terminal()
 }
 
 fn run(
