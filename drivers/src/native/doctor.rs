@@ -63,7 +63,7 @@ fn filter(mend: bool) -> Option<Finding> {
         (Ok(false), _) => None,
         (Ok(true), false) => Some(finding(State::Found)),
         (Ok(true), true) => {
-            let removed = nft::uninstall();
+            let removed = nft::Filter::open().and_then(nft::Filter::uninstall);
             drop(alone);
             Some(finding(
                 removed.map_or_else(|error| State::Kept(crate::explain(&error)), |()| State::Mended),

@@ -185,10 +185,6 @@ impl DynoDriver for Native {
         let (starter, spec) = (Arc::clone(&self.starter), spec.clone());
         Box::pin(async move {
             let started = Arc::clone(&starter).start(spec).await?;
-            if starter.settings.one_off {
-                // Beside the dyno it ends for nothing; at the end of hsup that would be waited for.
-                starter.zygote.dismiss();
-            }
             let run = NativeRun::new(starter, started);
             Ok(run.map_err(|source| StartError::System { operation: "watch the dyno", source })?
                 as Arc<dyn Run>)

@@ -16,10 +16,10 @@ use nix::unistd::{Pid, setsid};
 
 use super::main_process::start_main;
 use super::network::{ExtraInterface, Links, Routes, configure_inside, nft};
-use super::protocol::{Failure, InsideNetwork, StartRequest, StdioKind};
+use super::protocol::{Failure, InsideNetwork, Order, StartRequest, StdioKind};
 use super::root;
 use super::seccomp::Filter;
-use super::watch::{FAILED, stay, wait_for_hsup};
+use super::watch::{FAILED, stay, wait_for};
 
 /// The descriptors that come with a request.
 pub(super) struct Descriptors {
@@ -60,10 +60,11 @@ fn set_up(
     nix::unistd::sethostname(&request.hostname).map_err(Failure::step("set the host name"))?;
     // While hsup, on another processor, makes the host's end of the network.
     root::build(request, userns, terminal(request.main.stdio, &stdio[0])?.as_deref())?;
-    wait_for_hsup(control.as_fd())?;
+    wait_for(Order::Connected, control.as_fd())?;
     network(&request.network, links)?;
     // After all that is done by paths of the host.
     root::enter(&request.root)?;
+    wait_for(Order::GoOn, control.as_fd())?;
     start_main(&request.main, stdio, filter)
 }
 

@@ -238,7 +238,9 @@ impl From<StartError> for Failure {
 /// What hsup tells init, or an attendant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The host's side is there: limits and, for init, the other end of the network and the packet filter.
+    /// The other end of the network is there, for init alone.
+    Connected,
+    /// All of the host's side is there: limits and, for init, the packet filter.
     GoOn,
     /// Send SIGTERM to every process.
     Terminate,

@@ -21,7 +21,7 @@ use super::in_root;
 use super::ledger::{Init, Ledger, Record};
 use super::network::{Fence, HostLink, Resolver, connect, connect_extra};
 use super::protocol::{
-    AppDir, Failure, InsideNetwork, ProcessRequest, Request, Scratch, StartRequest, StdioKind,
+    AppDir, Failure, InsideNetwork, Order, ProcessRequest, Request, Scratch, StartRequest, StdioKind, say,
 };
 use super::run::StartedDyno;
 use super::uplink::Uplink;
@@ -257,12 +257,18 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let install = || self.uplink.install(network.resolver.stub);
-        let (init, pidfd, filtered) = self.zygote.clone_process(&request, &fds, install)?;
+        let (init, pidfd) = self.zygote.clone_process(&request, &fds)?;
+        if self.settings.one_off {
+            // Beside the start it ends for nothing; at the end of hsup that would be waited for.
+            self.zygote.dismiss();
+        }
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = filtered.map_err(step("set up the packet filter"));
-        let ready = ready.and_then(|()| self.connect_init(spec, holdings, &network.link, init));
+        let ready = self.connect_init(spec, holdings, &network.link, init, control).and_then(|notify| {
+            // Last, beside what init does next: the kernel may still be busy with what the hsup before has removed of it.
+            let installed = self.uplink.install(network.resolver.stub);
+            installed.map(|()| notify).map_err(step("set up the packet filter"))
+        });
         match begin(pidfd.as_fd(), control.as_fd(), ready) {
             // By the time that this is looked for it may be gone.
             Ok((main, notify)) => {
@@ -273,13 +279,15 @@ impl Starter {
         }
     }
 
-    /// Makes all of the host's side that waits for init to be there. Gives where the dyno speaks by sd_notify, if it is to.
+    /// Makes all of the host's side that waits for init to be there, and tells it. Gives where the dyno speaks by
+    /// sd_notify, if it is to.
     fn connect_init(
         &self,
         spec: &DynoSpec,
         holdings: &mut Holdings,
         link: &HostLink,
         init: u32,
+        control: &OwnedFd,
     ) -> Result<Option<OwnedFd>, StartError> {
         if let Some(of) = Init::of(init) {
             holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
@@ -296,7 +304,9 @@ impl Starter {
             self.uplink.note_extra(kind);
         }
         let notify = spec.notify.then(|| notify::inside(&netns)).transpose();
-        notify.map_err(step("make the socket for the dyno's sd_notify"))
+        let notify = notify.map_err(step("make the socket for the dyno's sd_notify"))?;
+        say(control.as_fd(), &Order::Connected).map_err(step("tell init of its network"))?;
+        Ok(notify)
     }
 
     fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {

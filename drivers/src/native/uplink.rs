@@ -21,6 +21,8 @@ const SYSTEMD_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 pub(super) struct Uplink {
     /// Held shared by each hsup that has native dynos.
     users: Mutex<Option<Users>>,
+    /// The packet filter, once it was needed.
+    filter: Mutex<Option<nft::Filter>>,
     /// The stub that was needed last: dynos that live may have no other resolver.
     stub: Mutex<Option<Ipv4Addr>>,
     extra: Once,
@@ -30,7 +32,8 @@ impl Uplink {
     /// Joins those who use it.
     pub(super) fn join() -> Result<Self, NativeError> {
         let users = Users::join().map_err(|source| NativeError::Network { source })?;
-        Ok(Self { users: Mutex::new(Some(users)), stub: Mutex::default(), extra: Once::new() })
+        let (filter, stub) = (Mutex::default(), Mutex::default());
+        Ok(Self { users: Mutex::new(Some(users)), filter, stub, extra: Once::new() })
     }
 
     /// Has the host pass packets on, and filter them, with what the resolver of a dyno needs of that. To be called for
@@ -43,7 +46,15 @@ impl Uplink {
             *needed
         };
         forwarding()?;
-        nft::install(stub)
+        self.put_filter(stub)
+    }
+
+    fn put_filter(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+        let mut filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = filter.take().map_or_else(nft::Filter::open, Ok)?;
+        ready.install(stub)?;
+        *filter = Some(ready);
+        Ok(())
     }
 
     /// Puts the packet filter back whenever others have removed it or a part of it, for dynos that are to live on without
@@ -85,7 +96,7 @@ impl Uplink {
         let stub = *self.stub.lock().unwrap_or_else(PoisonError::into_inner);
         let restored = nft::is_whole(stub.is_some()).and_then(|whole| {
             if !whole {
-                nft::install(stub)?;
+                self.put_filter(stub)?;
             }
             Ok(!whole)
         });
@@ -131,7 +142,9 @@ impl Uplink {
             tracing::debug!("other hsups have native dynos: the packet filter stays");
             return;
         };
-        if let Err(error) = nft::uninstall() {
+        let filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let removed = filter.map_or_else(nft::Filter::open, Ok).and_then(nft::Filter::uninstall);
+        if let Err(error) = removed {
             tracing::error!("failed to remove the packet filter: {}", crate::explain(&error));
         }
     }

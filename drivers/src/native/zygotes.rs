@@ -74,13 +74,12 @@ impl Zygote {
         }
     }
 
-    /// Has a process cloned; its pid, and its pidfd. The caller does something else meanwhile.
-    pub(super) fn clone_process<T>(
+    /// Has a process cloned; its pid, and its pidfd.
+    pub(super) fn clone_process(
         &self,
         request: &Request,
         fds: &[OwnedFd],
-        meanwhile: impl FnOnce() -> T,
-    ) -> Result<(u32, OwnedFd, T), StartError> {
+    ) -> Result<(u32, OwnedFd), StartError> {
         let system = |operation| move |source| StartError::System { operation, source };
         let ask = system("ask the zygote, from which dynos are cloned, for a new one");
         let mut line = self.line();
@@ -89,12 +88,11 @@ impl Zygote {
             // A request that it has not had whole, it has not acted on: the next one may have it.
             line.replace().and_then(|()| send(&mut line.now.socket, request, &borrowed)).map_err(ask)?;
         }
-        let done = meanwhile();
         let unanswered = match receive::<Answer>(&mut line.now.socket) {
             Ok(Some(Received { message: Ok(answer), fds, all: _ })) => {
                 let (pid, pidfd) = answered(answer, fds)?;
                 line.remember(pid);
-                return Ok((pid, pidfd, done));
+                return Ok((pid, pidfd));
             }
             Ok(Some(Received { message: Err(error), .. })) => error.into(),
             Ok(None) => io::ErrorKind::UnexpectedEof.into(),

@@ -34,50 +34,81 @@ const NFTA_TABLE_USERDATA: u16 = 6;
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 
-/// Installs the rules, in one step: in place of others that are there, and not at all if they are there already.
-///
-/// - A dyno sends from its own address only, and to none of the host's loopback addresses.
-/// - Unless it is [allowed](super::Allow), it reaches no link-local address, and opens no connection to a dyno.
-/// - What it sends to the world outside comes from the host's address.
-/// - With a [stub](super::Resolver::stub), what it asks the host on the port of name servers is handed on to that. Where
-///   there is none, one that is installed stays: dynos of another hsup, or of an earlier day, may have no other.
-///
-/// # Errors
-/// If the kernel refuses a step, which is named; the rules are as they were then.
-pub fn install(stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
-    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
-    let installed = loop {
-        let found = Found::look(&socket)?;
-        let stub = stub.or(found.label().and_then(|label| label.stub));
-        let ruleset = ruleset(stub);
-        let count = ruleset.iter().map(|(_, rules)| rules.len()).sum();
-        let rules: Vec<(String, Message)> = ruleset.into_iter().flat_map(messages).collect();
-        let label = Label { count, hash: hash(&rules), stub };
-        let comment = comment(&label.to_string());
-        let create = |flags| {
-            let table = table(libc::NFT_MSG_NEWTABLE, flags).with(NFTA_TABLE_USERDATA, &comment);
-            Step::new("create the table hsup of nf_tables", table)
-        };
-        let (steps, alone) = match found {
-            // To delete is what takes the kernel its time.
-            Found::Nothing => (vec![create(CREATE | EXCLUSIVE)], true),
-            Found::Table(Some(theirs)) if theirs == label && count_rules(&socket)? == count => break Ok(()),
-            // It may be gone by now: to delete a table that is not there is an error, to create one twice is none.
-            Found::Table(_) => {
-                let clear =
-                    Step::new("clear the table hsup of nf_tables", self::table(libc::NFT_MSG_DELTABLE, 0));
-                (vec![create(CREATE), clear, create(CREATE)], false)
+/// The rules for dynos of a network namespace.
+#[derive(Debug)]
+pub struct Filter(Socket);
+
+impl Filter {
+    /// Those of the network namespace of this thread.
+    ///
+    /// # Errors
+    /// If the kernel cannot be spoken to.
+    pub fn open() -> Result<Self, NetworkError> {
+        Socket::open(SockProtocol::NetlinkNetFilter).map(Self)
+    }
+
+    /// Installs them, in one step: in place of others that are there, and not at all if they are there already.
+    ///
+    /// - A dyno sends from its own address only, and to none of the host's loopback addresses.
+    /// - Unless it is [allowed](super::Allow), it reaches no link-local address, and opens no connection to a dyno.
+    /// - What it sends to the world outside comes from the host's address.
+    /// - With a [stub](super::Resolver::stub), what it asks the host on the port of name servers is handed on to that.
+    ///   Where there is none, one that is installed stays: dynos of another hsup, or of an earlier day, may have no other.
+    ///
+    /// # Errors
+    /// If the kernel refuses a step, which is named; the rules are as they were then. What it has said of that may not
+    /// all have been heard, so that this is of no more use.
+    pub fn install(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+        let socket = &self.0;
+        loop {
+            let found = Found::look(socket)?;
+            let stub = stub.or(found.label().and_then(|label| label.stub));
+            let ruleset = ruleset(stub);
+            let count = ruleset.iter().map(|(_, rules)| rules.len()).sum();
+            let rules: Vec<(String, Message)> = ruleset.into_iter().flat_map(messages).collect();
+            let label = Label { count, hash: hash(&rules), stub };
+            let comment = comment(&label.to_string());
+            let create = |flags| {
+                let table = table(libc::NFT_MSG_NEWTABLE, flags).with(NFTA_TABLE_USERDATA, &comment);
+                Step::new("create the table hsup of nf_tables", table)
+            };
+            let (steps, alone) = match found {
+                // To delete is what takes the kernel its time.
+                Found::Nothing => (vec![create(CREATE | EXCLUSIVE)], true),
+                Found::Table(Some(theirs)) if theirs == label && count_rules(socket)? == count => {
+                    return Ok(());
+                }
+                // It may be gone by now: to delete a table that is not there is an error, to create one twice is none.
+                Found::Table(_) => {
+                    let clear = Step::new(
+                        "clear the table hsup of nf_tables",
+                        self::table(libc::NFT_MSG_DELTABLE, 0),
+                    );
+                    (vec![create(CREATE), clear, create(CREATE)], false)
+                }
+            };
+            let rules = rules.into_iter().map(|(name, message)| Step::new(name, message));
+            match commit(socket, steps.into_iter().chain(rules)) {
+                // Another hsup was quicker.
+                Err(error) if alone && error.is(Errno::EEXIST) => {}
+                committed => return committed,
             }
-        };
-        let rules = rules.into_iter().map(|(name, message)| Step::new(name, message));
-        match commit(&socket, steps.into_iter().chain(rules)) {
-            // Another hsup was quicker.
-            Err(error) if alone && error.is(Errno::EEXIST) => {}
-            committed => break committed,
         }
-    };
-    socket.close_later();
-    installed
+    }
+
+    /// Removes them, if they are there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn uninstall(self) -> Result<(), NetworkError> {
+        let steps = [
+            Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
+            Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
+        ];
+        let committed = commit(&self.0, steps);
+        self.0.close_later();
+        committed
+    }
 }
 
 /// Installs what keeps a dyno, in whose network namespace this is, from what its [`Fence`] says.
@@ -94,21 +125,6 @@ pub fn install_fence(fence: &Fence) -> Result<(), NetworkError> {
     let rules = messages((OUTPUT, open.chain(closed).collect()));
     let rules = rules.into_iter().map(|(name, message)| Step::new(name, message));
     commit(&Socket::open(SockProtocol::NetlinkNetFilter)?, std::iter::once(create).chain(rules))
-}
-
-/// Removes the rules, if they are there.
-///
-/// # Errors
-/// If the kernel refuses.
-pub fn uninstall() -> Result<(), NetworkError> {
-    let steps = [
-        Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
-        Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
-    ];
-    let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
-    let committed = commit(&socket, steps);
-    socket.close_later();
-    committed
 }
 
 /// Whether rules are there.

@@ -303,18 +303,20 @@ fn the_rules_are_replaced_as_a_whole_and_removed() {
     let Some(world) = World::new() else { return };
     let states = world.host.run(|| {
         let mut states = vec![nft::is_installed().unwrap()];
-        nft::uninstall().unwrap();
-        nft::install(None).unwrap();
-        nft::install(Some(STUB)).unwrap();
+        let filter = || nft::Filter::open().unwrap();
+        filter().uninstall().unwrap();
+        filter().install(None).unwrap();
+        let with_stub = filter();
+        with_stub.install(Some(STUB)).unwrap();
         // who needs no stub leaves that of others
-        nft::install(None).unwrap();
+        with_stub.install(None).unwrap();
         states.push(nft::is_installed().unwrap());
         states
     });
     assert_eq!(states, [false, true]);
     let ruleset = world.host.run(rules);
     let left = world.host.run(|| {
-        nft::uninstall().unwrap();
+        nft::Filter::open().unwrap().uninstall().unwrap();
         (nft::is_installed().unwrap(), rules())
     });
     assert!(!left.0);
