@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -46,6 +47,7 @@ struct Line {
 /// The zygote of now.
 #[derive(Debug)]
 struct Now {
+    pid: Pid,
     socket: UnixStream,
     pidfd: OwnedFd,
 }
@@ -62,6 +64,7 @@ impl Zygote {
         let (ours, theirs) = UnixStream::pair()?;
         match sys::fork_alone()? {
             ForkResult::Parent { child } => {
+                begin_elsewhere(child);
                 let now = Now::of(child, ours)?;
                 Ok(Self { line: Mutex::new(Line { now, told: HashSet::new() }) })
             }
@@ -91,6 +94,7 @@ impl Zygote {
         let unanswered = match receive::<Answer>(&mut line.now.socket) {
             Ok(Some(Received { message: Ok(answer), fds, all: _ })) => {
                 let (pid, pidfd) = answered(answer, fds)?;
+                begin_elsewhere(Pid::from_raw(pid.cast_signed()));
                 line.remember(pid);
                 return Ok((pid, pidfd));
             }
@@ -107,7 +111,10 @@ impl Zygote {
 
     /// Has the zygote end: nobody will ask it for anything. Whoever does has it replaced.
     pub(super) fn dismiss(&self) {
-        let _ended_already = self.line().now.socket.shutdown(Shutdown::Both);
+        let now = &self.line().now;
+        // On this processor: who waits for its end is here, and the process that it has cloned should not wait.
+        let _where_it_is = here().and_then(|here| sched_setaffinity(now.pid, &here));
+        let _ended_already = now.socket.shutdown(Shutdown::Both);
     }
 
     /// Replaces the zygote whenever it has ended.
@@ -158,6 +165,24 @@ impl Zygote {
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The processor that this process is on.
+fn here() -> nix::Result<CpuSet> {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu()?)?;
+    Ok(here)
+}
+
+/// Has a new process begin on another processor, if there is one: both have enough to do for neither to wait until the
+/// kernel moves one of them.
+fn begin_elsewhere(child: Pid) {
+    let Ok(all) = sched_getaffinity(child) else { return };
+    let mut others = all;
+    let _moved = sched_getcpu()
+        .and_then(|here| others.unset(here))
+        .and_then(|()| sched_setaffinity(child, &others))
+        .and_then(|()| sched_setaffinity(child, &all));
 }
 
 /// What an answer of the zygote comes to.
@@ -226,7 +251,7 @@ fn end(pid: u32) {
 
 impl Now {
     fn of(child: Pid, socket: UnixStream) -> io::Result<Self> {
-        Ok(Self { socket, pidfd: sys::pidfd_open(child.as_raw().cast_unsigned())? })
+        Ok(Self { pid: child, socket, pidfd: sys::pidfd_open(child.as_raw().cast_unsigned())? })
     }
 
     /// Starts a zygote of a process that may have threads: hsup is executed anew, by another name.
