@@ -1,6 +1,7 @@
 //! Files that were put aside: compressed, and removed when there are too many. A crash leaves one that is plain or
 //! compressed, and never half of either. It touches no file whose name is not hsup's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -77,10 +78,13 @@ impl Archive {
 
 fn work(names: &Receiver<String>, dir: &Path, keep: usize) {
     for plain in names {
-        let result = compress(&plain, dir).and_then(|()| prune(&plain, dir, keep));
-        if let Err(error) = result {
+        if let Err(error) = compress(&plain, dir) {
             let path = dir.join(&plain);
             tracing::warn!(%error, "cannot compress {}; it is tried again at the next start", path.display());
+        }
+        // Whatever has come of it: where there is no room to compress anything this makes some.
+        if let Err(error) = prune(&plain, dir, keep) {
+            tracing::warn!(%error, "cannot remove old log files in {}", dir.display());
         }
     }
 }
@@ -113,29 +117,59 @@ fn compress(plain: &str, dir: &Path) -> io::Result<()> {
 
 /// Makes a file of its own, in place of one that a killed hsup may have left.
 fn create(temp: &Path) -> io::Result<File> {
-    match fs::remove_file(temp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
+    remove(temp)?;
     OpenOptions::new().write(true).create_new(true).mode(MODE).open(temp)
 }
 
-/// Removes the oldest files of the same dyno.
+/// Removes the oldest files of the same dyno, compressed or not.
 fn prune(plain: &str, dir: &Path, keep: usize) -> io::Result<()> {
     let Some(Aside { dyno, .. }) = Aside::of(plain) else { return Ok(()) };
-    let mut old = Vec::new();
+    // By their plain names, which are in the order of their times.
+    let mut old = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let aside = name.to_str().and_then(Aside::of);
-        if aside.is_some_and(|aside| aside.dyno == dyno && aside.stage == Stage::Compressed) {
-            old.push(name);
-        }
+        let aside = name.to_str().and_then(Aside::of).filter(|aside| aside.dyno == dyno);
+        old.extend(aside.map(|aside| aside.plain.to_owned()));
     }
-    // The names begin with the time.
-    old.sort_unstable();
     let too_many = old.len().saturating_sub(keep);
-    old.into_iter().take(too_many).try_for_each(|name| match fs::remove_file(dir.join(name)) {
+    old.iter().take(too_many).try_for_each(|name| {
+        remove(&dir.join(names::compressed(name)))?;
+        remove(&dir.join(name))
+    })
+}
+
+/// Removes a file, which may be gone.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn there_are_not_more_files_where_none_can_be_compressed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |dyno: &str, n| names::aside(dyno, SystemTime::UNIX_EPOCH + Duration::from_secs(n));
+        let others = at("worker.1", 1);
+        fs::write(dir.path().join(&others), "").unwrap();
+        let mut archive = Archive::new(dir.path().to_owned(), 2);
+        for n in 1..=5 {
+            fs::write(dir.path().join(at("web.1", n)), "").unwrap();
+            // in the way of what is compressed
+            fs::create_dir(dir.path().join(names::temp(&at("web.1", n)))).unwrap();
+            archive.take(at("web.1", n));
+        }
+        archive.close();
+        let there = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+        let files = there.filter(|entry| entry.file_type().unwrap().is_file());
+        let mut files: Vec<_> = files.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        files.sort_unstable();
+        assert_eq!(files, [at("web.1", 4), at("web.1", 5), others]);
+    }
 }
