@@ -2,7 +2,7 @@
 //! from the answers is the state machine's.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::ReuseAddr,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+    sockopt::{Ipv6V6Only, ReuseAddr},
 };
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -226,13 +227,20 @@ impl Prober {
 /// Whether somebody listens on a port of this host. To be asked before a dyno that is to listen there is started: later
 /// one cannot be told from the other.
 pub(super) fn is_taken(port: u16) -> bool {
-    let bound =
-        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).and_then(|socket| {
-            // with it only a socket that listens is in the way
-            setsockopt(&socket, ReuseAddr, &true)?;
-            bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))
-        });
-    bound == Err(Errno::EADDRINUSE)
+    let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+    all.into_iter().any(|all| try_to_bind(SocketAddr::new(all, port)) == Err(Errno::EADDRINUSE))
+}
+
+fn try_to_bind(address: SocketAddr) -> nix::Result<()> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // with it only a socket that listens is in the way
+    setsockopt(&socket, ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        // one of IPv4 is no concern of it
+        setsockopt(&socket, Ipv6V6Only, &true)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
 }
 
 /// Whether this is what hsup, or the host, has too little of, whatever the dyno does.
@@ -254,6 +262,17 @@ fn aligned(at: Instant, period: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_taken_by_whoever_listens_on_one_address_of_either_kind() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = std::net::TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert!(is_taken(port), "{address}");
+            drop(listener);
+            assert!(!is_taken(port), "{address}");
+        }
+    }
 
     #[test]
     fn what_hsup_has_too_little_of_says_nothing_of_a_dyno() {
