@@ -52,8 +52,7 @@ impl Uplink {
     fn put_filter(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
         let mut filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
         let ready = filter.take().map_or_else(nft::Filter::open, Ok)?;
-        ready.install(stub)?;
-        *filter = Some(ready);
+        *filter = Some(ready.install(stub)?);
         Ok(())
     }
 
@@ -137,12 +136,12 @@ impl Uplink {
     pub(super) fn leave(&self) {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(users) = users else { return };
+        let filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Whoever comes next waits, and sets it up anew.
         let Some(_alone) = users.leave() else {
             tracing::debug!("other hsups have native dynos: the packet filter stays");
-            return;
+            return filter.map_or((), nft::Filter::leave);
         };
-        let filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
         let removed = filter.map_or_else(nft::Filter::open, Ok).and_then(nft::Filter::uninstall);
         if let Err(error) = removed {
             tracing::error!("failed to remove the packet filter: {}", crate::explain(&error));

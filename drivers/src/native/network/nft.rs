@@ -58,7 +58,12 @@ impl Filter {
     /// # Errors
     /// If the kernel refuses a step, which is named; the rules are as they were then. What it has said of that may not
     /// all have been heard, so that this is of no more use.
-    pub fn install(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
+    pub fn install(self, stub: Option<Ipv4Addr>) -> Result<Self, NetworkError> {
+        self.put(stub)?;
+        Ok(self)
+    }
+
+    fn put(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
         let socket = &self.0;
         loop {
             let found = Found::look(socket)?;
@@ -96,6 +101,11 @@ impl Filter {
         }
     }
 
+    /// Leaves them as they are.
+    pub fn leave(self) {
+        self.0.close_later();
+    }
+
     /// Removes them, if they are there.
     ///
     /// # Errors
@@ -106,7 +116,7 @@ impl Filter {
             Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
         ];
         let committed = commit(&self.0, steps);
-        self.0.close_later();
+        self.leave();
         committed
     }
 }

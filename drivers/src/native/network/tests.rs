@@ -305,11 +305,9 @@ fn the_rules_are_replaced_as_a_whole_and_removed() {
         let mut states = vec![nft::is_installed().unwrap()];
         let filter = || nft::Filter::open().unwrap();
         filter().uninstall().unwrap();
-        filter().install(None).unwrap();
-        let with_stub = filter();
-        with_stub.install(Some(STUB)).unwrap();
+        let installed = filter().install(None).unwrap().install(Some(STUB)).unwrap();
         // who needs no stub leaves that of others
-        with_stub.install(None).unwrap();
+        installed.install(None).unwrap().leave();
         states.push(nft::is_installed().unwrap());
         states
     });
