@@ -22,7 +22,8 @@
 //! A release is prepared before the dynos of the one before are touched. A fault belongs to one thing: it is
 //! said, retried with backoff, and stops nothing else. Only what makes it impossible to start at all ends hsup.
 //!
-//! Dynos die with hsup, however it dies: hsup is two processes, see [`hsup_drivers::guardian`].
+//! Dynos die with hsup, however it dies: hsup is two processes but where its dynos see to that themselves, see
+//! [`hsup_drivers::guardian`].
 //!
 //! # Map
 //! `main -> cli -> formation -> dyno -> drivers`; [`sources`], [`control`] and [`logs`] reach the formation by

@@ -62,7 +62,7 @@ const CLEAN_UP: Duration = Duration::from_secs(10);
 /// hsup's view of its guardian, and of itself as an owner of processes.
 #[derive(Debug)]
 pub struct Guardian {
-    /// `None` where there is no guardian, as in unit tests.
+    /// `None` where there is no guardian.
     pid: Option<u32>,
     dead: AtomicBool,
     instance: String,
@@ -115,12 +115,13 @@ impl Guardian {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn spare() -> io::Result<(Self, Signals)> {
+    pub fn do_without() -> io::Result<(Self, Signals)> {
         sys::default_sigchld();
+        [Signal::SIGCHLD, Signal::SIGABRT].into_iter().collect::<SigSet>().thread_unblock()?;
         let signals = Signals::of_kernel(block_forwarded()?)?;
         sys::seal_inherited_descriptors()?;
-        let spared = oom_score().is_ok_and(|score| score < 0);
-        Ok((Self { open_files: raise_open_files()?, spared, ..Self::none() }, signals))
+        let (open_files, spared) = (raise_open_files()?, oom_score().is_ok_and(|score| score < 0));
+        Ok((Self { open_files, spared, ..Self::none() }, signals))
     }
 
     /// A process of its own, without a guardian: daemons that leave their dyno are looked for everywhere.

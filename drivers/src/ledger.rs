@@ -51,7 +51,7 @@ impl Drop for Entry {
     }
 }
 
-/// Enters this hsup. To be called by the process that will be the guardian, before it forks.
+/// Enters this hsup. To be called by the process that was started, before it forks.
 ///
 /// # Errors
 /// If the entry cannot be made or locked.

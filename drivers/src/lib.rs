@@ -13,7 +13,8 @@
 //!
 //! The [`native`] driver has a third one: its zygote, forked before hsup proper has a second thread, from which the
 //! inits of dynos are cloned. Each is a child of hsup proper as well, and the first process of a pid namespace, which
-//! ends with it: of its dyno no process can leave.
+//! ends with it, and with hsup proper: of its dyno no process can leave. So hsup does without the guardian where all that it
+//! has is a one-off dyno of this driver.
 //!
 //! # Commands inside a run
 //! [`Run::exec`] starts a command where the processes of a run are. It is none of them: what it starts is killed as a

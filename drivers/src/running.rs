@@ -67,7 +67,7 @@ pub(crate) fn dir(state_dir: &Path) -> PathBuf {
     state_dir.join("running")
 }
 
-/// The processes that an entry names: a guardian and, once it has been forked, its hsup proper. None where the entry is
+/// The processes that an entry names: that which was started and, where that is a guardian, its hsup proper. None where the entry is
 /// being written, or of an hsup that did not lock it.
 pub(crate) fn owners(entry: &Path) -> Option<Vec<Owner>> {
     let text = fs::read_to_string(entry).ok()?;

@@ -51,6 +51,7 @@ fn an_app_is_copied_where_the_kernel_cannot_show_it_as_the_dynos() {
         let ended = on_old_kernel(room.hsup(["run", line])).end();
         assert_eq!((ended.code, ended.stdout.as_str()), (0, SHOWN), "{ended:?}");
         assert!(ended.stderr.contains(COPIED), "{ended:?}");
+        assert!(!ended.stderr.contains("another one has taken its place"), "{ended:?}");
         nothing_is_left(&room);
     }
     // it is said once, not for each dyno

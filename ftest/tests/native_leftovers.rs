@@ -131,6 +131,41 @@ fn a_one_off_dyno_hears_what_hsup_hears_without_a_guardian() {
 }
 
 #[test]
+fn a_second_signal_kills_a_one_off_dyno_without_a_guardian() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup = room.hsup(["run", "trap '' TERM; echo ready; while :; do sleep 600; done"]).up();
+    hsup.wait_line("ready");
+    procs::signal(hsup.pid(), Signal::SIGTERM);
+    hsup.wait_line("stopping 1 dyno");
+    procs::signal(hsup.pid(), Signal::SIGTERM);
+    assert_eq!(hsup.end().code, 128 + 9);
+    nothing_is_left(&room, &[]);
+}
+
+#[test]
+fn no_process_is_left_to_whoever_inherits_it_and_does_not_wait() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    // The first process of a pid namespace, which waits for hsup alone.
+    let first = "import os, subprocess, sys\n\
+        code = subprocess.run(sys.argv[1:]).returncode\n\
+        print('left:', [pid for pid in os.listdir('/proc') if pid.isdigit() and pid != '1'])\n\
+        sys.exit(code)";
+    let through = ["unshare", "--pid", "--fork", "--mount-proc", "python3", "-c", first];
+    for (line, code) in [("true", 0), ("exit 3", 3), ("no-such-program-at-all", 127)] {
+        let ended = room.hsup(["run", line]).through(through).end();
+        assert!(ended.code == code && ended.stdout.contains("left: []"), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_one_off_dyno_ends_with_its_hsup_without_a_guardian() {
     if !is_about(Driver::Native) {
         return;
@@ -142,6 +177,7 @@ fn a_one_off_dyno_ends_with_its_hsup_without_a_guardian() {
     hsup.end();
     let gone = || (!procs::alive(main)).then_some(());
     eventually("the dyno has ended", || procs::describe(main), gone);
+    assert!(!room.left_by(&[]).is_empty(), "nobody could give back what it held");
     assert_eq!(room.hsup(["run", "true"]).end().code, 0);
     nothing_is_left(&room, &[]);
 }

@@ -56,7 +56,7 @@ impl Obedience {
                 Ok(Some(_)) => {}
                 Ok(None) => return self.mourn(shutdown).await,
                 Err(error) => {
-                    tracing::error!(%error, "cannot hear the guardian process");
+                    tracing::error!(%error, "cannot hear of signals");
                     return self.mourn(shutdown).await;
                 }
             }

@@ -94,7 +94,7 @@ fn divide(
 ) -> Result<(ledger::Entry, Guardian, guardian::Signals, Option<Zygote>), Fatal> {
     let mut entry = ledger::enter(&config.state_dir).map_err(Fatal::state_dir)?;
     let (guardian, signals) = if relay.is_none() && leaves_nothing(config) {
-        Guardian::spare().map_err(Fatal::system("have signals heard"))?
+        Guardian::do_without().map_err(Fatal::system("have signals heard"))?
     } else {
         let guardian = Guardian::enter(relay, systemd::prefix(io::stderr(), Level::ERROR));
         let parts = guardian.map_err(Fatal::system("divide into guardian and supervisor"))?;
@@ -105,11 +105,13 @@ fn divide(
     Ok((entry, guardian, signals, zygote))
 }
 
-/// Whether an hsup that is killed leaves nothing behind which a guardian could mend: no process that its dyno's init does
-/// not end, and no terminal.
+/// Whether an hsup that is killed leaves nothing behind that only a guardian ends or mends: no process but those that its
+/// dyno's init ends, and no terminal. What it held of the host the next hsup takes away, as it does where both are
+/// killed. As PID 1 of a container hsup is to reap whatever ends there.
 fn leaves_nothing(config: &Config) -> bool {
     config.driver == DriverKind::Native
         && matches!(config.command, CliCommand::Run { .. })
+        && process::id() != 1
         && !io::stdin().is_terminal()
 }
 

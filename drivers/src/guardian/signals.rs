@@ -85,7 +85,11 @@ impl Listener {
             let mut told = vec![0; self.from.bytes()];
             match nix::unistd::read(self.heard.get_ref(), &mut told) {
                 Ok(0) => return Ok(None),
-                Ok(_) => return Ok(self.from.signal(&told)),
+                Ok(_) => {
+                    if let Some(signal) = self.from.signal(&told) {
+                        return Ok(Some(signal));
+                    }
+                }
                 Err(Errno::EAGAIN) => ready.clear_ready(),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),

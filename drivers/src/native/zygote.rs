@@ -59,6 +59,9 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
             unmapped.end();
         }
     }
+    if let Some(unmapped) = spare.unmapped {
+        unmapped.end();
+    }
     Ok(())
 }
 

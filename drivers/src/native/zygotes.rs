@@ -40,6 +40,8 @@ pub struct Zygote {
 #[derive(Debug)]
 struct Line {
     now: Now,
+    /// Whether the zygote of now has been told to end.
+    dismissed: bool,
     /// The processes that have been told of, many of which have ended since.
     told: HashSet<u32>,
 }
@@ -51,6 +53,9 @@ struct Now {
     socket: UnixStream,
     pidfd: OwnedFd,
 }
+
+/// How long a zygote that is to end may take: it does one small thing at a time.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// How many of them are remembered before it is looked which of them are there.
 const MANY: usize = 4096;
@@ -66,7 +71,7 @@ impl Zygote {
             ForkResult::Parent { child } => {
                 begin_elsewhere(child);
                 let now = Now::of(child, ours)?;
-                Ok(Self { line: Mutex::new(Line { now, told: HashSet::new() }) })
+                Ok(Self { line: Mutex::new(Line { now, dismissed: false, told: HashSet::new() }) })
             }
             ForkResult::Child => {
                 drop(ours);
@@ -111,10 +116,11 @@ impl Zygote {
 
     /// Has the zygote end: nobody will ask it for anything. Whoever does has it replaced.
     pub(super) fn dismiss(&self) {
-        let now = &self.line().now;
-        // On this processor: who waits for its end is here, and the process that it has cloned should not wait.
-        let _where_it_is = here().and_then(|here| sched_setaffinity(now.pid, &here));
-        let _ended_already = now.socket.shutdown(Shutdown::Both);
+        let mut line = self.line();
+        // On this processor: the process that it has cloned last, on another one, has more to do than this one.
+        let _where_it_is = here().and_then(|here| sched_setaffinity(line.now.pid, &here));
+        let _ended_already = line.now.socket.shutdown(Shutdown::Both);
+        line.dismissed = true;
     }
 
     /// Replaces the zygote whenever it has ended.
@@ -175,7 +181,7 @@ fn here() -> nix::Result<CpuSet> {
 }
 
 /// Has a new process begin on another processor, if there is one: both have enough to do for neither to wait until the
-/// kernel moves one of them.
+/// kernel moves one of them. Where it may be afterwards it may be now; a dyno's main process may be anywhere.
 fn begin_elsewhere(child: Pid) {
     let Ok(all) = sched_getaffinity(child) else { return };
     let mut others = all;
@@ -183,6 +189,18 @@ fn begin_elsewhere(child: Pid) {
         .and_then(|here| others.unset(here))
         .and_then(|()| sched_setaffinity(child, &others))
         .and_then(|()| sched_setaffinity(child, &all));
+}
+
+impl Drop for Zygote {
+    /// Whoever inherits the children of hsup may not wait for them.
+    fn drop(&mut self) {
+        let Line { now, .. } = self.line.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ended_already = now.socket.shutdown(Shutdown::Both);
+        if !process::ends_within(now.pidfd.as_fd(), ENDING) {
+            let _gone = sys::pidfd_signal(now.pidfd.as_fd(), KillSignal::Kill);
+        }
+        let _reaped = waitid(Id::PIDFd(now.pidfd.as_fd()), WaitPidFlag::WEXITED);
+    }
 }
 
 /// What an answer of the zygote comes to.
@@ -225,7 +243,9 @@ impl Line {
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
             Ok(_) | Err(_) => "has ended".to_owned(),
         };
-        tracing::warn!("the zygote, from which dynos are cloned, {how}; another one has taken its place");
+        if !std::mem::take(&mut self.dismissed) {
+            tracing::warn!("the zygote, from which dynos are cloned, {how}; another one has taken its place");
+        }
         Ok(())
     }
 
