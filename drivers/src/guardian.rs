@@ -52,6 +52,9 @@ pub const MARK: &str = "HSUP_RUN";
 const FORWARDED: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
 
+/// What the guardian hears besides, and hsup proper is not to have blocked.
+const OWN: [Signal; 2] = [Signal::SIGCHLD, Signal::SIGABRT];
+
 /// What hsup proper is called. The guardian keeps the name `hsup`, by which people signal it.
 const NAME: &std::ffi::CStr = c"hsup-proper";
 
@@ -88,8 +91,7 @@ impl Guardian {
         // Whoever starts hsup may have it ignored, and then nobody's end could be waited for.
         sys::default_sigchld();
         let mut watched: SigSet = FORWARDED.into_iter().collect();
-        watched.add(Signal::SIGCHLD);
-        watched.add(Signal::SIGABRT);
+        watched.extend(OWN);
         // Blocked before the fork, so that a signal that comes in between waits instead of killing.
         watched.thread_block()?;
         let (heard, told) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -103,8 +105,9 @@ impl Guardian {
             ForkResult::Child => {
                 drop((told, relay));
                 prctl::set_name(NAME)?;
-                [Signal::SIGCHLD, Signal::SIGABRT].into_iter().collect::<SigSet>().thread_unblock()?;
-                Ok((Self::of_parent()?, Signals::of_guardian(heard)))
+                OWN.into_iter().collect::<SigSet>().thread_unblock()?;
+                let guardian = u32::try_from(getppid().as_raw()).map_err(io::Error::other)?;
+                Ok((Self::begin(Some(guardian))?, Signals::of_guardian(heard)))
             }
         }
     }
@@ -117,11 +120,9 @@ impl Guardian {
     /// If the kernel refuses.
     pub fn do_without() -> io::Result<(Self, Signals)> {
         sys::default_sigchld();
-        [Signal::SIGCHLD, Signal::SIGABRT].into_iter().collect::<SigSet>().thread_unblock()?;
+        OWN.into_iter().collect::<SigSet>().thread_unblock()?;
         let signals = Signals::of_kernel(block_forwarded()?)?;
-        sys::seal_inherited_descriptors()?;
-        let (open_files, spared) = (raise_open_files()?, oom_score().is_ok_and(|score| score < 0));
-        Ok((Self { open_files, spared, ..Self::none() }, signals))
+        Ok((Self::begin(None)?, signals))
     }
 
     /// A process of its own, without a guardian: daemons that leave their dyno are looked for everywhere.
@@ -137,18 +138,16 @@ impl Guardian {
         }
     }
 
-    fn of_parent() -> io::Result<Self> {
-        let parent = getppid();
-        let pid = u32::try_from(parent.as_raw()).map_err(io::Error::other)?;
+    /// What this process, which is to be hsup proper, has of its guardian, if it has one.
+    fn begin(guardian: Option<u32>) -> io::Result<Self> {
         sys::seal_inherited_descriptors()?;
-        let open_files = raise_open_files()?;
         Ok(Self {
-            pid: Some(pid),
-            dead: AtomicBool::new(false),
-            instance: Owner::of(pid).to_string(),
+            pid: guardian,
+            dead: AtomicBool::new(guardian.is_none()),
+            instance: guardian.map_or_else(Owner::me, Owner::of).to_string(),
             runs: AtomicU64::new(0),
             known: Mutex::default(),
-            open_files,
+            open_files: raise_open_files()?,
             spared: oom_score().is_ok_and(|score| score < 0),
         })
     }

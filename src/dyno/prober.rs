@@ -266,7 +266,10 @@ mod tests {
     #[test]
     fn a_port_is_taken_by_whoever_listens_on_one_address_of_either_kind() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = std::net::TcpListener::bind(address).unwrap();
+            let Ok(listener) = std::net::TcpListener::bind(address) else {
+                assert!(address.starts_with('['), "a host may have no IPv6, and has {address}");
+                continue;
+            };
             let port = listener.local_addr().unwrap().port();
             assert!(is_taken(port), "{address}");
             drop(listener);
