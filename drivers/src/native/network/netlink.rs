@@ -342,22 +342,22 @@ impl Socket {
         Err(NetworkError::NoAnswer { step: name.into() })
     }
 
-    /// Has the kernel close the socket, when it gets to it.
+    /// Has the kernel close the socket, when it gets to it, once this one and then what is given here have been dropped.
     ///
     /// What is removed from nf_tables is gone at once, but its memory is freed only when no processor can be reading
-    /// it any more, and to close a socket that has spoken to nf_tables waits for that: some 10 milliseconds. So the
-    /// socket goes into a message that nobody can receive, since the one that could is in it too. The kernel finds
-    /// such messages when a socket is closed, and drops them (before 6.10 at once, so that this waits as well).
-    pub(super) fn close_later(self) {
-        // Whatever fails here, it is closed then.
+    /// it any more, and to close a socket that has spoken to nf_tables waits for that: some 10 milliseconds, in which
+    /// nobody else can speak to it nor make a link. So the socket goes into a message that nobody can receive, since the
+    /// one that could is in it too. The kernel finds such messages when a socket is closed, and drops them (before 6.10
+    /// at once, so that this waits as well).
+    pub(super) fn close_later(&self) -> Option<OwnedFd> {
+        // Whatever fails here, it is closed when it is dropped.
         let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
-        let Ok((receiver, sender)) = pair else { return };
+        let (receiver, sender) = pair.ok()?;
         let both = [self.0.as_raw_fd(), receiver.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&both)];
-        let _closed =
+        let sent =
             sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None);
-        drop((self, receiver));
-        drop(sender);
+        sent.ok().map(|_| sender)
     }
 
     /// The index of an interface, in the socket's network namespace.

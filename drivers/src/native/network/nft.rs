@@ -8,7 +8,7 @@ mod rule;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -34,9 +34,19 @@ const NFTA_TABLE_USERDATA: u16 = 6;
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 
-/// The rules for dynos of a network namespace.
+/// The rules for dynos of a network namespace. They stay when this is dropped.
 #[derive(Debug)]
-pub struct Filter(Socket);
+pub struct Filter {
+    socket: Socket,
+    /// What the socket is closed by. To be dropped after it.
+    closing: Option<OwnedFd>,
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        self.closing = self.socket.close_later();
+    }
+}
 
 impl Filter {
     /// Those of the network namespace of this thread.
@@ -44,7 +54,8 @@ impl Filter {
     /// # Errors
     /// If the kernel cannot be spoken to.
     pub fn open() -> Result<Self, NetworkError> {
-        Socket::open(SockProtocol::NetlinkNetFilter).map(Self)
+        let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
+        Ok(Self { socket, closing: None })
     }
 
     /// Installs them, in one step: in place of others that are there, and not at all if they are there already.
@@ -64,7 +75,7 @@ impl Filter {
     }
 
     fn put(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
-        let socket = &self.0;
+        let socket = &self.socket;
         loop {
             let found = Found::look(socket)?;
             let stub = stub.or(found.label().and_then(|label| label.stub));
@@ -101,23 +112,17 @@ impl Filter {
         }
     }
 
-    /// Leaves them as they are.
-    pub fn leave(self) {
-        self.0.close_later();
-    }
-
-    /// Removes them, if they are there.
+    /// Removes them, if they are there. When this is dropped soon after, whoever makes a link then may have to wait.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn uninstall(self) -> Result<(), NetworkError> {
+    pub fn uninstall(self) -> Result<Self, NetworkError> {
         let steps = [
             Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
             Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
         ];
-        let committed = commit(&self.0, steps);
-        self.leave();
-        committed
+        commit(&self.socket, steps)?;
+        Ok(self)
     }
 }
 
