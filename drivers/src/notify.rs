@@ -1,10 +1,9 @@
 //! The sockets on which runs speak by sd_notify(3): how they are made, and what they are called. What is said on them is
 //! not heard here.
 
-use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::thread;
@@ -47,7 +46,7 @@ pub(crate) fn of_host(dyno: &str) -> Result<(OwnedFd, String), StartError> {
 ///
 /// # Errors
 /// If the system refuses, or this process may not enter the network.
-pub(crate) fn inside(network: &File) -> io::Result<OwnedFd> {
+pub(crate) fn inside(network: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let make = || {
         setns(network, CloneFlags::CLONE_NEWNET)?;
         bind(INSIDE.trim_start_matches('@'))
@@ -61,6 +60,9 @@ pub(crate) fn inside(network: &File) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
     use nix::sched::unshare;
     use nix::sys::socket::getsockopt;
 
@@ -89,9 +91,9 @@ mod tests {
         let inside = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             let network = File::open("/proc/thread-self/ns/net").unwrap();
-            let socket = super::inside(&network).unwrap();
+            let socket = super::inside(network.as_fd()).unwrap();
             // once in each network
-            assert!(super::inside(&network).is_err());
+            assert!(super::inside(network.as_fd()).is_err());
             assert!(is_heard(&socket, INSIDE));
             socket
         });

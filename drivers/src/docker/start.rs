@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -161,7 +161,7 @@ impl Starter {
         let inspected = self.inspect(id, what).await?;
         let elsewhere = || io::Error::new(io::ErrorKind::NotFound, "its processes are not this host's");
         let entry = entry_process(id, &inspected).filter(|_| self.engine.is_local).ok_or_else(elsewhere);
-        let enter = move || notify::inside(&File::open(format!("/proc/{}/ns/net", entry?))?);
+        let enter = move || notify::inside(File::open(format!("/proc/{}/ns/net", entry?))?.as_fd());
         let made = tokio::task::spawn_blocking(enter).await;
         let made = made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         made.map_err(|source| {

@@ -66,7 +66,7 @@ impl Starter {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
         // The attendant alone holds them from then on, and the end of the one is to mean the end of the other.
-        let (pid, pidfd) = self.zygote.clone_process(&request, &fds)?;
+        let (pid, pidfd) = self.zygote.clone_attendant(&request, &fds)?;
         let ready = cgroup.as_ref().map_or(Ok(()), |cgroup| attach(cgroup, pid));
         Ok((Started { dyno: spec.name.clone(), pid, pidfd, control }, output, ready))
     }

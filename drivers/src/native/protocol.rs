@@ -1,7 +1,8 @@
 //! What hsup proper, the zygote and a dyno's init say to one another, and how it is sent.
 //!
 //! hsup proper sends the zygote a [`Request`] with descriptors; the zygote answers with the pid and the pidfd of the new
-//! init, or of the attendant of a command inside a dyno, or with why there is none. Between hsup proper and each of these
+//! init, of which it tells the network namespace first, or of the attendant of a command inside a dyno, or with why there
+//! is none. Between hsup proper and each of these
 //! there is a socket of their own: hsup says [`Order`]s, they say [`Report`]s, and the end of the socket means the end of
 //! whoever held it.
 
@@ -264,14 +265,9 @@ pub(super) enum ExitText {
     Signal(i32),
 }
 
-/// What the zygote answers.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Answer {
-    /// The pid of the new process, whose pidfd comes along.
-    Cloned(u32),
-    /// There is none.
-    Failed(Failure),
-}
+/// What the zygote answers. With the pid of a process that it has cloned comes the pidfd. Before that, to the request of an
+/// init, it answers nothing but the network namespace that init is about to be born in, or why it will not be.
+pub(super) type Answer<T> = Result<T, Failure>;
 
 /// Sends a message of any size, with descriptors.
 pub(super) fn send<T: Serialize>(

@@ -1,7 +1,7 @@
 //! How a run is put together from the rooms beside this file: what it holds is claimed, written down and made, init
 //! is cloned, and the host's side made while init sets up the dyno.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -257,17 +257,20 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd) = self.zygote.clone_process(&request, &fds)?;
+        let (init, pidfd, connected) =
+            self.zygote.clone_init(&request, &fds, |netns| self.connect(spec, &network.link, &netns))?;
         if self.settings.one_off {
             // Beside the start it ends for nothing; at the end of hsup that would be waited for.
             self.zygote.dismiss();
         }
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = self.connect_init(spec, holdings, &network.link, init, control).and_then(|notify| {
+        let ready = connected.and_then(|notify| {
+            self.adopt(holdings, init)?;
+            say(control.as_fd(), &Order::Connected).map_err(step("tell init of its network"))?;
             // Last, beside what init does next: the kernel may still be busy with what the hsup before has removed of it.
-            let installed = self.uplink.install(network.resolver.stub);
-            installed.map(|()| notify).map_err(step("set up the packet filter"))
+            self.uplink.install(network.resolver.stub).map_err(step("set up the packet filter"))?;
+            Ok(notify)
         });
         match begin(pidfd.as_fd(), control.as_fd(), ready) {
             // By the time that this is looked for it may be gone.
@@ -279,34 +282,29 @@ impl Starter {
         }
     }
 
-    /// Makes all of the host's side that waits for init to be there, and tells it. Gives where the dyno speaks by
-    /// sd_notify, if it is to.
-    fn connect_init(
+    /// Connects the network namespace of a dyno with the host. Gives where the dyno speaks by sd_notify, if it is to.
+    fn connect(
         &self,
         spec: &DynoSpec,
-        holdings: &mut Holdings,
         link: &HostLink,
-        init: u32,
-        control: &OwnedFd,
+        netns: &OwnedFd,
     ) -> Result<Option<OwnedFd>, StartError> {
-        if let Some(of) = Init::of(init) {
-            holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
-        }
-        if let Some(cgroup) = &holdings.cgroup {
-            attach(cgroup, init)?;
-        }
-        let netns =
-            File::open(format!("/proc/{init}/ns/net")).map_err(step("open the network of the dyno"))?;
         connect(link, netns.as_fd()).map_err(step("connect the dyno"))?;
         if let Some(extra) = &self.settings.extra_interface {
             let kind =
                 connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
             self.uplink.note_extra(kind);
         }
-        let notify = spec.notify.then(|| notify::inside(&netns)).transpose();
-        let notify = notify.map_err(step("make the socket for the dyno's sd_notify"))?;
-        say(control.as_fd(), &Order::Connected).map_err(step("tell init of its network"))?;
-        Ok(notify)
+        let notify = spec.notify.then(|| notify::inside(netns.as_fd())).transpose();
+        notify.map_err(step("make the socket for the dyno's sd_notify"))
+    }
+
+    /// Writes down an init that has been cloned, and puts it where its dyno is limited.
+    fn adopt(&self, holdings: &mut Holdings, init: u32) -> Result<(), StartError> {
+        if let Some(of) = Init::of(init) {
+            holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
+        }
+        holdings.cgroup.as_ref().map_or(Ok(()), |cgroup| attach(cgroup, init))
     }
 
     fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {

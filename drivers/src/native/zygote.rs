@@ -19,8 +19,8 @@ use super::protocol::{
 use super::seccomp::Filter;
 use crate::sys::{self, Cloned, Sleeper};
 
-/// The namespaces of a dyno: all but that of its network, which may be there already, and that of users, in which a
-/// process could become root of its own.
+/// The namespaces of a dyno: all but that of its network, which is there before it, and that of users, in which a process
+/// could become root of its own.
 const NAMESPACES: libc::c_int =
     libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
 
@@ -31,28 +31,35 @@ const NAMESPACES: libc::c_int =
 pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
     let filter = Filter::compile();
     // The first dyno finds this done: till there is one, the zygote has nothing else to do.
-    let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: make_network()? };
+    let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: make_network().ok() };
     while let Some(received) = receive::<Request>(&mut socket)? {
         let (request, fds) = match understood(received) {
             Ok(understood) => understood,
             Err(failure) => {
-                send(&mut socket, &Answer::Failed(failure), &[])?;
+                send(&mut socket, &Answer::<u32>::Err(failure), &[])?;
                 continue;
             }
         };
         let cloned = match (&filter, &request) {
-            (Ok(filter), Request::Init(request)) => clone_init(request, fds, &mut spare, filter),
+            (Ok(filter), Request::Init(request)) => match spare.network() {
+                Ok(network) => {
+                    // More hsup need not have to make the host's end of it, beside what is done here.
+                    send(&mut socket, &Answer::Ok(()), &[network.as_fd()])?;
+                    clone_init(request, fds, &network, &mut spare, filter)
+                }
+                Err(failure) => Err(failure),
+            },
             (Ok(filter), Request::Attendant(request)) => clone_attendant(request, fds, filter),
             (Err(failure), _) => Err(failure.clone()),
         };
         match cloned {
-            Ok(Side::Zygote { pid, pidfd }) => send(&mut socket, &Answer::Cloned(pid), &[pidfd.as_fd()])?,
+            Ok(Side::Zygote { pid, pidfd }) => send(&mut socket, &Answer::Ok(pid), &[pidfd.as_fd()])?,
             Ok(Side::New(live)) => {
                 // The zygote's, not its own.
                 drop(socket);
                 std::process::exit(live())
             }
-            Err(failure) => send(&mut socket, &Answer::Failed(failure), &[])?,
+            Err(failure) => send(&mut socket, &Answer::<u32>::Err(failure), &[])?,
         }
         // Nobody waits for this.
         if let Some(unmapped) = spare.used_up.take() {
@@ -114,6 +121,7 @@ fn clone_attendant<'a>(
 fn clone_init<'a>(
     request: &'a StartRequest,
     fds: Vec<OwnedFd>,
+    network: &OwnedFd,
     spare: &mut Spare,
     filter: &'a Filter,
 ) -> Result<Side<'a>, Failure> {
@@ -140,12 +148,7 @@ fn clone_init<'a>(
     let links =
         Links::open().map_err(|error| Failure::Step { what: crate::explain(&error), errno: libc::EIO })?;
     let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-    let cloned = match spare.network.take() {
-        None => sys::clone_sibling(NAMESPACES | libc::CLONE_NEWNET, cgroup),
-        Some(network) => {
-            within(&network, CloneFlags::CLONE_NEWNET, || sys::clone_sibling(NAMESPACES, cgroup))
-        }
-    };
+    let cloned = within(network, CloneFlags::CLONE_NEWNET, || sys::clone_sibling(NAMESPACES, cgroup));
     match cloned.map_err(Failure::io("clone a process into new namespaces"))? {
         Cloned::Caller { pid, pidfd } => Ok(Side::Zygote { pid, pidfd }),
         Cloned::New => {
@@ -162,18 +165,29 @@ struct Spare {
     network: Option<OwnedFd>,
 }
 
-/// Makes a network namespace, if that is allowed: if not, it is the clone that says so.
-///
-/// # Errors
-/// If there is no way back.
-fn make_network() -> io::Result<Option<OwnedFd>> {
-    let own = own(CloneFlags::CLONE_NEWNET)?;
-    if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-        return Ok(None);
+impl Spare {
+    /// A network namespace for the next dyno.
+    fn network(&mut self) -> Result<OwnedFd, Failure> {
+        self.network.take().map_or_else(make_network, Ok)
     }
-    let made = self::own(CloneFlags::CLONE_NEWNET).ok();
-    setns(own, CloneFlags::CLONE_NEWNET)?;
-    Ok(made)
+}
+
+/// Makes a network namespace.
+fn make_network() -> Result<OwnedFd, Failure> {
+    let step = |what: &str| Failure::io(format!("{what} a network namespace"));
+    let host = own(CloneFlags::CLONE_NEWNET).map_err(step("be back from"))?;
+    unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(step("make"))?;
+    let made = own(CloneFlags::CLONE_NEWNET).map_err(step("hold"));
+    go_back(host, CloneFlags::CLONE_NEWNET);
+    made
+}
+
+/// Goes back to a namespace of this kind.
+fn go_back(own: OwnedFd, kind: CloneFlags) {
+    if setns(own, kind).is_err() {
+        // In the wrong place it is of no use to anybody, and hsup hears of its end.
+        std::process::exit(1);
+    }
 }
 
 /// Clones in a namespace of this kind, or that of this pidfd's process, where the new process stays.
@@ -187,12 +201,7 @@ fn within(
     let cloned = clone();
     match cloned {
         Ok(Cloned::New) => {}
-        Ok(Cloned::Caller { .. }) | Err(_) => {
-            if setns(own, kind).is_err() {
-                // In the wrong place it is of no use to anybody, and hsup hears of its end.
-                std::process::exit(1);
-            }
-        }
+        Ok(Cloned::Caller { .. }) | Err(_) => go_back(own, kind),
     }
     cloned
 }
@@ -242,9 +251,9 @@ mod tests {
         let zygote = std::thread::spawn(|| serve(theirs));
         for _ in 0..2 {
             send(&mut ours, &"no request", &[]).unwrap();
-            let answer = receive::<Answer>(&mut ours).unwrap().unwrap().message.unwrap();
+            let answer = receive::<Answer<u32>>(&mut ours).unwrap().unwrap().message.unwrap();
             assert!(
-                matches!(&answer, Answer::Failed(Failure::Step { what, errno: libc::EBADMSG }) if what.contains("read the request")),
+                matches!(&answer, Err(Failure::Step { what, errno: libc::EBADMSG }) if what.contains("read the request")),
                 "{answer:?}"
             );
         }
@@ -268,9 +277,9 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         for (fds, said) in [(4, "receive what the dyno is to hold"), (5, "clone a process into the dyno")] {
             send(&mut ours, &request, &vec![null.as_fd(); fds]).unwrap();
-            let answer = receive::<Answer>(&mut ours).unwrap().unwrap().message.unwrap();
+            let answer = receive::<Answer<u32>>(&mut ours).unwrap().unwrap().message.unwrap();
             assert!(
-                matches!(&answer, Answer::Failed(Failure::Step { what, .. }) if what.starts_with(said)),
+                matches!(&answer, Err(Failure::Step { what, .. }) if what.starts_with(said)),
                 "{answer:?}"
             );
         }

@@ -17,6 +17,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stdin};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
 use super::protocol::{Answer, Received, Request, receive, send};
@@ -82,36 +83,31 @@ impl Zygote {
         }
     }
 
-    /// Has a process cloned; its pid, and its pidfd.
-    pub(super) fn clone_process(
+    /// Has an init cloned, and does meanwhile what takes no more of it than its network namespace. Its pid, its pidfd, and
+    /// what came of that.
+    pub(super) fn clone_init<T>(
+        &self,
+        request: &Request,
+        fds: &[OwnedFd],
+        meanwhile: impl FnOnce(OwnedFd) -> Result<T, StartError>,
+    ) -> Result<(u32, OwnedFd, Result<T, StartError>), StartError> {
+        let mut line = self.line();
+        line.ask(request, fds)?;
+        let ((), network) = line.answer()?;
+        let done = network.ok_or_else(no_more_descriptors).and_then(meanwhile);
+        let (pid, pidfd) = line.cloned()?;
+        Ok((pid, pidfd, done))
+    }
+
+    /// Has an attendant cloned; its pid, and its pidfd.
+    pub(super) fn clone_attendant(
         &self,
         request: &Request,
         fds: &[OwnedFd],
     ) -> Result<(u32, OwnedFd), StartError> {
-        let system = |operation| move |source| StartError::System { operation, source };
-        let ask = system("ask the zygote, from which dynos are cloned, for a new one");
         let mut line = self.line();
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        if send(&mut line.now.socket, request, &borrowed).is_err() {
-            // A request that it has not had whole, it has not acted on: the next one may have it.
-            line.replace().and_then(|()| send(&mut line.now.socket, request, &borrowed)).map_err(ask)?;
-        }
-        let unanswered = match receive::<Answer>(&mut line.now.socket) {
-            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => {
-                let (pid, pidfd) = answered(answer, fds)?;
-                begin_elsewhere(Pid::from_raw(pid.cast_signed()));
-                line.remember(pid);
-                return Ok((pid, pidfd));
-            }
-            Ok(Some(Received { message: Err(error), .. })) => error.into(),
-            Ok(None) => io::ErrorKind::UnexpectedEof.into(),
-            Err(error) => error,
-        };
-        // What it would say next cannot be told from what it has not said.
-        line.replace().map_err(system("replace the zygote, from which dynos are cloned"))?;
-        Err(system("hear the zygote, from which dynos are cloned (it was killed, and has been replaced)")(
-            unanswered,
-        ))
+        line.ask(request, fds)?;
+        line.cloned()
     }
 
     /// Has the zygote end: nobody will ask it for anything. Whoever does has it replaced.
@@ -203,20 +199,52 @@ impl Drop for Zygote {
     }
 }
 
-/// What an answer of the zygote comes to.
-fn answered(answer: Answer, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), StartError> {
-    match (answer, fds.pop()) {
-        (Answer::Cloned(pid), Some(pidfd)) => Ok((pid, pidfd)),
-        (Answer::Cloned(pid), None) => {
-            end(pid);
-            let operation = "take over the new dyno (is the hard limit of open files, four a dyno, reached?)";
-            Err(StartError::System { operation, source: Errno::EMFILE.into() })
-        }
-        (Answer::Failed(failure), _) => Err(failure.into()),
-    }
+fn no_more_descriptors() -> StartError {
+    let operation = "take over the new dyno (is the hard limit of open files, four a dyno, reached?)";
+    StartError::System { operation, source: Errno::EMFILE.into() }
 }
 
 impl Line {
+    /// Asks the zygote for a process.
+    fn ask(&mut self, request: &Request, fds: &[OwnedFd]) -> Result<(), StartError> {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sent = send(&mut self.now.socket, request, &fds).or_else(|_| {
+            // A request that it has not had whole, it has not acted on: the next one may have it.
+            self.replace()?;
+            send(&mut self.now.socket, request, &fds)
+        });
+        let operation = "ask the zygote, from which dynos are cloned, for a new one";
+        sent.map_err(|source| StartError::System { operation, source })
+    }
+
+    /// Its next answer, and the descriptor that came along.
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<(T, Option<OwnedFd>), StartError> {
+        let system = |operation| move |source| StartError::System { operation, source };
+        let unanswered = match receive::<Answer<T>>(&mut self.now.socket) {
+            Ok(Some(Received { message: Ok(answer), mut fds, all: _ })) => return Ok((answer?, fds.pop())),
+            Ok(Some(Received { message: Err(error), .. })) => error.into(),
+            Ok(None) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => error,
+        };
+        // What it would say next cannot be told from what it has not said.
+        self.replace().map_err(system("replace the zygote, from which dynos are cloned"))?;
+        Err(system("hear the zygote, from which dynos are cloned (it was killed, and has been replaced)")(
+            unanswered,
+        ))
+    }
+
+    /// Its answer that it has cloned a process: the pid, and the pidfd.
+    fn cloned(&mut self) -> Result<(u32, OwnedFd), StartError> {
+        let (pid, pidfd) = self.answer()?;
+        let pidfd = pidfd.ok_or_else(|| {
+            end(pid);
+            no_more_descriptors()
+        })?;
+        begin_elsewhere(Pid::from_raw(pid.cast_signed()));
+        self.remember(pid);
+        Ok((pid, pidfd))
+    }
+
     /// The pidfd of the zygote, unless it has ended.
     fn living(&self) -> Option<io::Result<OwnedFd>> {
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
