@@ -38,6 +38,7 @@ pub mod guardian;
 pub mod ledger;
 pub mod limits;
 pub mod native;
+mod netns;
 mod notify;
 pub mod owner;
 pub mod process;

@@ -6,13 +6,11 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::thread;
 
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::PassCred;
 
-use crate::StartError;
+use crate::{StartError, netns};
 
 /// Where a dyno finds the name of the socket.
 pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
@@ -47,23 +45,16 @@ pub(crate) fn of_host(dyno: &str) -> Result<(OwnedFd, String), StartError> {
 /// # Errors
 /// If the system refuses, or this process may not enter the network.
 pub(crate) fn inside(network: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let make = || {
-        setns(network, CloneFlags::CLONE_NEWNET)?;
-        bind(INSIDE.trim_start_matches('@'))
-    };
-    // In a thread of its own, which ends there: a socket stays in the network that it was made in.
-    thread::scope(|scope| {
-        let made = thread::Builder::new().name("notify".to_owned()).spawn_scoped(scope, make)?.join();
-        made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    netns::within(network, || bind(INSIDE.trim_start_matches('@')))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
+    use std::thread;
 
-    use nix::sched::unshare;
+    use nix::sched::{CloneFlags, unshare};
     use nix::sys::socket::getsockopt;
 
     use super::*;

@@ -16,9 +16,9 @@ use nix::unistd::setsid;
 
 use super::init::Descriptors;
 use super::main_process::start_main;
-use super::protocol::{Failure, Order, ProcessRequest};
+use super::protocol::{Failure, ProcessRequest};
 use super::seccomp::Filter;
-use super::watch::{FAILED, stay, wait_for};
+use super::watch::{FAILED, stay, wait_to_go_on};
 use crate::below;
 
 /// The namespaces of a dyno but that of pids, in which the attendant has been cloned.
@@ -31,7 +31,7 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
 /// The whole life of an attendant, in the dyno of this init; gives its exit status.
 pub(super) fn run(request: &ProcessRequest, fds: Descriptors, init: OwnedFd, filter: &Filter) -> i32 {
     let Descriptors { control, stdio } = fds;
-    let main = enter(init).and_then(|()| wait_for(Order::GoOn, control.as_fd()));
+    let main = enter(init).and_then(|()| wait_to_go_on(control.as_fd()));
     let main = main.and_then(|()| start_main(request, stdio, filter));
     // hsup ends a command by the end of the socket, and orders nothing.
     let ended = stay(main, control.as_fd(), |_| Ok(()));

@@ -15,11 +15,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, setsid};
 
 use super::main_process::start_main;
-use super::network::{ExtraInterface, Links, Routes, configure_inside, nft};
-use super::protocol::{Failure, InsideNetwork, Order, StartRequest, StdioKind};
+use super::protocol::{Failure, StartRequest, StdioKind};
 use super::root;
 use super::seccomp::Filter;
-use super::watch::{FAILED, stay, wait_for};
+use super::watch::{FAILED, stay, wait_to_go_on};
 
 /// The descriptors that come with a request.
 pub(super) struct Descriptors {
@@ -33,12 +32,11 @@ pub(super) struct Descriptors {
 pub(super) fn run(
     request: &StartRequest,
     fds: Descriptors,
-    links: Links,
     userns: Option<&OwnedFd>,
     filter: &Filter,
 ) -> i32 {
     let Descriptors { control, stdio } = fds;
-    let main = set_up(request, &control, stdio, links, userns, filter);
+    let main = set_up(request, &control, stdio, userns, filter);
     let ended = stay(main, control.as_fd(), everybody);
     if ended.is_ok() { 0 } else { FAILED }
 }
@@ -48,7 +46,6 @@ fn set_up(
     request: &StartRequest,
     control: &OwnedFd,
     stdio: [OwnedFd; 3],
-    links: Links,
     userns: Option<&OwnedFd>,
     filter: &Filter,
 ) -> Result<Pid, Failure> {
@@ -58,13 +55,11 @@ fn set_up(
     // Of a session of its own, so that nothing typed at hsup's terminal reaches it.
     setsid().map_err(Failure::step("begin a session"))?;
     nix::unistd::sethostname(&request.hostname).map_err(Failure::step("set the host name"))?;
-    // While hsup, on another processor, makes the host's end of the network.
+    // While hsup, on another processor, makes the network.
     root::build(request, userns, terminal(request.main.stdio, &stdio[0])?.as_deref())?;
-    wait_for(Order::Connected, control.as_fd())?;
-    network(&request.network, links)?;
     // After all that is done by paths of the host.
     root::enter(&request.root)?;
-    wait_for(Order::GoOn, control.as_fd())?;
+    wait_to_go_on(control.as_fd())?;
     start_main(&request.main, stdio, filter)
 }
 
@@ -75,23 +70,6 @@ fn terminal(kind: StdioKind, input: &OwnedFd) -> Result<Option<PathBuf>, Failure
         StdioKind::Terminal => path().map(Some).map_err(Failure::io("find the name of the terminal")),
         StdioKind::Pipes | StdioKind::InputOnly | StdioKind::Inherited => Ok(None),
     }
-}
-
-/// Over netlink alone: `/proc/sys` is read-only by now.
-/// `links` are the host's: what is said to them last makes both ends ready for the first packet.
-fn network(inside: &InsideNetwork, links: Links) -> Result<(), Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::Step {
-        what: format!("set up the network inside: {}", crate::explain(error)),
-        errno: libc::EIO,
-    };
-    let routes = inside.routes.parse::<Routes>().map_err(|error| failed(&error))?;
-    let extra = inside.extra.as_deref().map(str::parse::<ExtraInterface>).transpose();
-    let extra = extra.map_err(|error| failed(&error))?;
-    configure_inside(&inside.subnet, &routes, extra.as_ref()).map_err(|error| failed(&error))?;
-    if let Some(fence) = &inside.fence {
-        nft::install_fence(fence).map_err(|error| failed(&error))?;
-    }
-    links.settle(&inside.host_link).map_err(|error| failed(&error))
 }
 
 /// Signals every process of the dyno but init.

@@ -16,7 +16,6 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::network::{Fence, Subnet};
 use crate::{StartError, sys};
 
 /// The most descriptors that go with one message.
@@ -74,8 +73,6 @@ pub(super) struct StartRequest {
     pub(super) etc: Vec<(String, String)>,
     /// The size of `/tmp`, of `/var/tmp` and of `/dev/shm`, in bytes each.
     pub(super) tmp_bytes: u64,
-    /// What the dyno's end of its network is to be.
-    pub(super) network: InsideNetwork,
 }
 
 /// Empty directories of the host. In its own mount namespace each init mounts the lower layers of `/etc` and `/app`
@@ -92,20 +89,6 @@ impl Scratch {
         let dir = state_dir.join("native/scratch");
         Self { etc: dir.join("etc"), app: dir.join("app") }
     }
-}
-
-/// What the dyno's end of its network is to be.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct InsideNetwork {
-    /// Its /30.
-    pub(super) subnet: Subnet,
-    /// The host's end of it.
-    pub(super) host_link: String,
-    /// Further routes, and a further interface, as their settings are written.
-    pub(super) routes: String,
-    pub(super) extra: Option<String>,
-    /// What it is kept from on that interface.
-    pub(super) fence: Option<Fence>,
 }
 
 /// What is at `/app`.
@@ -239,9 +222,7 @@ impl From<StartError> for Failure {
 /// What hsup tells init, or an attendant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
-    /// The other end of the network is there, for init alone.
-    Connected,
-    /// All of the host's side is there: limits and, for init, the packet filter.
+    /// All of the host's side is there: limits and, for init, the network.
     GoOn,
     /// Send SIGTERM to every process.
     Terminate,
@@ -266,7 +247,8 @@ pub(super) enum ExitText {
 }
 
 /// What the zygote answers. With the pid of a process that it has cloned comes the pidfd. Before that, to the request of an
-/// init, it answers nothing but the network namespace that init is about to be born in, or why it will not be.
+/// init, it answers nothing, with the network namespace that init is about to be born in and a socket to the links there,
+/// or why init will not be.
 pub(super) type Answer<T> = Result<T, Failure>;
 
 /// Sends a message of any size, with descriptors.

@@ -19,18 +19,16 @@ use super::first_process::{Started, Unstarted, begin};
 use super::holdings::{Holdings, Waiting};
 use super::in_root;
 use super::ledger::{Init, Ledger, Record};
-use super::network::{Fence, HostLink, Resolver, connect, connect_extra};
-use super::protocol::{
-    AppDir, Failure, InsideNetwork, Order, ProcessRequest, Request, Scratch, StartRequest, StdioKind, say,
-};
+use super::network::{Fence, HostLink, Links, Resolver, nft};
+use super::protocol::{AppDir, Failure, ProcessRequest, Request, Scratch, StartRequest, StdioKind};
 use super::run::StartedDyno;
 use super::uplink::Uplink;
 use super::wires::{Wires, wires};
-use super::zygotes::Zygote;
+use super::zygotes::{DynoNetns, Zygote};
 use crate::command::shell_line;
 use crate::guardian::Guardian;
 use crate::simple::{DEFAULT_PATH, environment};
-use crate::{DynoSpec, StartError, notify, process};
+use crate::{DynoSpec, StartError, netns, notify, process};
 
 /// The most processes of a dyno to which no limit is given: far more than an app has, and no danger to the host.
 const MAX_PROCESSES: u64 = 4096;
@@ -258,16 +256,16 @@ impl Starter {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
         let (init, pidfd, connected) =
-            self.zygote.clone_init(&request, &fds, |netns| self.connect(spec, &network.link, &netns))?;
+            self.zygote.clone_init(&request, &fds, |netns| self.connect(&network.link, netns))?;
         if self.settings.one_off {
             // Beside the start it ends for nothing; at the end of hsup that would be waited for.
             self.zygote.dismiss();
         }
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = connected.and_then(|notify| {
+        let ready = connected.and_then(|(host, netns)| {
             self.adopt(holdings, init)?;
-            say(control.as_fd(), &Order::Connected).map_err(step("tell init of its network"))?;
+            let notify = self.set_up_inside(spec, &network.link, &host, &netns)?;
             // Last, beside what init does next: the kernel may still be busy with what the hsup before has removed of it.
             self.uplink.install(network.resolver.stub).map_err(step("set up the packet filter"))?;
             Ok(notify)
@@ -282,21 +280,40 @@ impl Starter {
         }
     }
 
-    /// Connects the network namespace of a dyno with the host. Gives where the dyno speaks by sd_notify, if it is to.
-    fn connect(
+    /// Connects the network namespace of a dyno with the host. Gives the way to the host's links, too.
+    fn connect(&self, link: &HostLink, netns: DynoNetns) -> Result<(Links, DynoNetns), StartError> {
+        let host = Links::open().map_err(step("connect the dyno"))?;
+        let namespace = netns.namespace.as_fd();
+        host.connect(link, namespace).map_err(step("connect the dyno"))?;
+        if let Some(extra) = &self.settings.extra_interface {
+            let kind = host.connect_extra(&extra.host, namespace);
+            self.uplink.note_extra(kind.map_err(step("connect the extra interface"))?);
+        }
+        Ok((host, netns))
+    }
+
+    /// Sets up the dyno's end of its network. Gives where the dyno speaks by sd_notify, if it is to.
+    fn set_up_inside(
         &self,
         spec: &DynoSpec,
         link: &HostLink,
-        netns: &OwnedFd,
+        host: &Links,
+        netns: &DynoNetns,
     ) -> Result<Option<OwnedFd>, StartError> {
-        connect(link, netns.as_fd()).map_err(step("connect the dyno"))?;
-        if let Some(extra) = &self.settings.extra_interface {
-            let kind =
-                connect_extra(&extra.host, netns.as_fd()).map_err(step("connect the extra interface"))?;
-            self.uplink.note_extra(kind);
+        let NativeSettings { extra_interface, extra_routes, allow, block, .. } = &self.settings;
+        let doing = "set up the network inside";
+        netns.links.configure(&link.subnet, extra_routes, extra_interface.as_ref()).map_err(step(doing))?;
+        let namespace = netns.namespace.as_fd();
+        if let Some(extra) = extra_interface {
+            let fence = Fence::new(*allow, block, extra, extra_routes);
+            let installed = netns::within(namespace, || Ok(nft::install_fence(&fence)));
+            installed.map_err(step(doing))?.map_err(step(doing))?;
         }
-        let notify = spec.notify.then(|| notify::inside(netns.as_fd())).transpose();
-        notify.map_err(step("make the socket for the dyno's sd_notify"))
+        let notify = spec.notify.then(|| notify::inside(namespace)).transpose();
+        let notify = notify.map_err(step("make the socket for the dyno's sd_notify"))?;
+        // Both ends are ready for the first packet then.
+        host.settle(&link.name).map_err(step(doing))?;
+        Ok(notify)
     }
 
     /// Writes down an init that has been cloned, and puts it where its dyno is limited.
@@ -353,16 +370,6 @@ impl Starter {
             app,
             binds: settings.binds.clone(),
             tmp_bytes: TMP_BYTES,
-            network: InsideNetwork {
-                host_link: network.link.name.clone(),
-                subnet: network.link.subnet,
-                routes: settings.extra_routes.to_string(),
-                extra: settings.extra_interface.as_ref().map(ToString::to_string),
-                fence: settings
-                    .extra_interface
-                    .as_ref()
-                    .map(|extra| Fence::new(settings.allow, &settings.block, extra, &settings.extra_routes)),
-            },
         })
     }
 

@@ -25,10 +25,10 @@ const SETTLED_MS: u16 = 1000;
 /// What signals every process that a first process answers for.
 pub(super) type Everybody = fn(Signal) -> nix::Result<()>;
 
-/// Waits until hsup says this, of the host's side of the dyno.
-pub(super) fn wait_for(awaited: Order, control: BorrowedFd<'_>) -> Result<(), Failure> {
+/// Waits until hsup says that all of the host's side of the dyno is there.
+pub(super) fn wait_to_go_on(control: BorrowedFd<'_>) -> Result<(), Failure> {
     let heard = hear::<Order>(control).map_err(Failure::io("hear of the host's side of the dyno"))?;
-    if heard == Some(awaited) {
+    if heard == Some(Order::GoOn) {
         Ok(())
     } else {
         Err(Failure::step("wait for the host's side of the dyno")(Errno::ECANCELED))
@@ -81,7 +81,7 @@ fn watch(main: Pid, control: BorrowedFd<'_>, everybody: Everybody) -> io::Result
         if ordered.any().unwrap_or(true) {
             match hear::<Order>(control)? {
                 Some(Order::Terminate) => everybody(Signal::SIGTERM)?,
-                Some(Order::Connected | Order::GoOn) => {}
+                Some(Order::GoOn) => {}
                 // hsup is gone, or wants nothing more of this: what it has started goes with it.
                 None => return Ok(()),
             }

@@ -31,7 +31,7 @@ const NAMESPACES: libc::c_int =
 pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
     let filter = Filter::compile();
     // The first dyno finds this done: till there is one, the zygote has nothing else to do.
-    let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: make_network().ok() };
+    let mut spare = Spare { unmapped: Unmapped::begin().ok(), used_up: None, network: Network::make().ok() };
     while let Some(received) = receive::<Request>(&mut socket)? {
         let (request, fds) = match understood(received) {
             Ok(understood) => understood,
@@ -43,8 +43,9 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
         let cloned = match (&filter, &request) {
             (Ok(filter), Request::Init(request)) => match spare.network() {
                 Ok(network) => {
-                    // More hsup need not have to make the host's end of it, beside what is done here.
-                    send(&mut socket, &Answer::Ok(()), &[network.as_fd()])?;
+                    // All that hsup has to have to make the network, beside what is done here and by init.
+                    let Network { namespace, links } = &network;
+                    send(&mut socket, &Answer::Ok(()), &[namespace.as_fd(), links.as_fd()])?;
                     clone_init(request, fds, &network, &mut spare, filter)
                 }
                 Err(failure) => Err(failure),
@@ -121,7 +122,7 @@ fn clone_attendant<'a>(
 fn clone_init<'a>(
     request: &'a StartRequest,
     fds: Vec<OwnedFd>,
-    network: &OwnedFd,
+    network: &Network,
     spare: &mut Spare,
     filter: &'a Filter,
 ) -> Result<Side<'a>, Failure> {
@@ -144,16 +145,12 @@ fn clone_init<'a>(
         }
         AppDir::Layers { .. } | AppDir::Empty | AppDir::Own(_) => None,
     };
-    // The host's, which init is not in.
-    let links =
-        Links::open().map_err(|error| Failure::Step { what: crate::explain(&error), errno: libc::EIO })?;
     let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-    let cloned = within(network, CloneFlags::CLONE_NEWNET, || sys::clone_sibling(NAMESPACES, cgroup));
+    let cloned =
+        within(&network.namespace, CloneFlags::CLONE_NEWNET, || sys::clone_sibling(NAMESPACES, cgroup));
     match cloned.map_err(Failure::io("clone a process into new namespaces"))? {
         Cloned::Caller { pid, pidfd } => Ok(Side::Zygote { pid, pidfd }),
-        Cloned::New => {
-            Ok(Side::New(Box::new(move || init::run(request, own, links, userns.as_ref(), filter))))
-        }
+        Cloned::New => Ok(Side::New(Box::new(move || init::run(request, own, userns.as_ref(), filter)))),
     }
 }
 
@@ -162,24 +159,35 @@ struct Spare {
     unmapped: Option<Unmapped>,
     /// One that has been mapped, and whose process is of no more use.
     used_up: Option<Unmapped>,
-    network: Option<OwnedFd>,
+    network: Option<Network>,
 }
 
 impl Spare {
     /// A network namespace for the next dyno.
-    fn network(&mut self) -> Result<OwnedFd, Failure> {
-        self.network.take().map_or_else(make_network, Ok)
+    fn network(&mut self) -> Result<Network, Failure> {
+        self.network.take().map_or_else(Network::make, Ok)
     }
 }
 
-/// Makes a network namespace.
-fn make_network() -> Result<OwnedFd, Failure> {
-    let step = |what: &str| Failure::io(format!("{what} a network namespace"));
-    let host = own(CloneFlags::CLONE_NEWNET).map_err(step("be back from"))?;
-    unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(step("make"))?;
-    let made = own(CloneFlags::CLONE_NEWNET).map_err(step("hold"));
-    go_back(host, CloneFlags::CLONE_NEWNET);
-    made
+/// A network namespace that is a dyno's alone.
+struct Network {
+    namespace: OwnedFd,
+    /// The way to its links, from wherever that is used.
+    links: Links,
+}
+
+impl Network {
+    fn make() -> Result<Self, Failure> {
+        let step = |what: &str| Failure::io(format!("{what} a network namespace"));
+        let host = own(CloneFlags::CLONE_NEWNET).map_err(step("be back from"))?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from).map_err(step("make"))?;
+        let made = own(CloneFlags::CLONE_NEWNET).map_err(step("hold")).and_then(|namespace| {
+            let failed = |error| Failure::Step { what: crate::explain(&error), errno: libc::EIO };
+            Ok(Self { namespace, links: Links::open().map_err(failed)? })
+        });
+        go_back(host, CloneFlags::CLONE_NEWNET);
+        made
+    }
 }
 
 /// Goes back to a namespace of this kind.

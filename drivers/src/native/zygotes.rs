@@ -20,6 +20,7 @@ use nix::unistd::{ForkResult, Pid, dup2_stdin};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
+use super::network::Links;
 use super::protocol::{Answer, Received, Request, receive, send};
 use super::zygote::serve;
 use crate::sys::{self, Spawn, SpawnStdio};
@@ -53,6 +54,14 @@ struct Now {
     pid: Pid,
     socket: UnixStream,
     pidfd: OwnedFd,
+}
+
+/// The network namespace that an init is being cloned into.
+#[derive(Debug)]
+pub(super) struct DynoNetns {
+    pub(super) namespace: OwnedFd,
+    /// The way to its links.
+    pub(super) links: Links,
 }
 
 /// How long a zygote that is to end may take: it does one small thing at a time.
@@ -89,12 +98,14 @@ impl Zygote {
         &self,
         request: &Request,
         fds: &[OwnedFd],
-        meanwhile: impl FnOnce(OwnedFd) -> Result<T, StartError>,
+        meanwhile: impl FnOnce(DynoNetns) -> Result<T, StartError>,
     ) -> Result<(u32, OwnedFd, Result<T, StartError>), StartError> {
         let mut line = self.line();
         line.ask(request, fds)?;
-        let ((), network) = line.answer()?;
-        let done = network.ok_or_else(no_more_descriptors).and_then(meanwhile);
+        let ((), fds) = line.answer()?;
+        let netns = <[OwnedFd; 2]>::try_from(fds).map_err(no_more_descriptors);
+        let netns = netns.map(|[namespace, links]| DynoNetns { namespace, links: Links::by(links) });
+        let done = netns.and_then(meanwhile);
         let (pid, pidfd) = line.cloned()?;
         Ok((pid, pidfd, done))
     }
@@ -199,7 +210,7 @@ impl Drop for Zygote {
     }
 }
 
-fn no_more_descriptors() -> StartError {
+fn no_more_descriptors(_fewer: Vec<OwnedFd>) -> StartError {
     let operation = "take over the new dyno (is the hard limit of open files, four a dyno, reached?)";
     StartError::System { operation, source: Errno::EMFILE.into() }
 }
@@ -217,11 +228,11 @@ impl Line {
         sent.map_err(|source| StartError::System { operation, source })
     }
 
-    /// Its next answer, and the descriptor that came along.
-    fn answer<T: DeserializeOwned>(&mut self) -> Result<(T, Option<OwnedFd>), StartError> {
+    /// Its next answer, and the descriptors that came along.
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<OwnedFd>), StartError> {
         let system = |operation| move |source| StartError::System { operation, source };
         let unanswered = match receive::<Answer<T>>(&mut self.now.socket) {
-            Ok(Some(Received { message: Ok(answer), mut fds, all: _ })) => return Ok((answer?, fds.pop())),
+            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => return Ok((answer?, fds)),
             Ok(Some(Received { message: Err(error), .. })) => error.into(),
             Ok(None) => io::ErrorKind::UnexpectedEof.into(),
             Err(error) => error,
@@ -235,10 +246,10 @@ impl Line {
 
     /// Its answer that it has cloned a process: the pid, and the pidfd.
     fn cloned(&mut self) -> Result<(u32, OwnedFd), StartError> {
-        let (pid, pidfd) = self.answer()?;
-        let pidfd = pidfd.ok_or_else(|| {
+        let (pid, fds) = self.answer()?;
+        let [pidfd] = <[OwnedFd; 1]>::try_from(fds).map_err(|fewer| {
             end(pid);
-            no_more_descriptors()
+            no_more_descriptors(fewer)
         })?;
         begin_elsewhere(Pid::from_raw(pid.cast_signed()));
         self.remember(pid);

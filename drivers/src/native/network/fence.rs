@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 
 use super::link::Allow;
 use super::settings::{ExtraInterface, Interface, Routes};
@@ -18,7 +17,7 @@ pub(super) type Addresses = RangeInclusive<Ipv4Addr>;
 const LINK_LOCAL: Addresses = Ipv4Addr::new(169, 254, 0, 0)..=Ipv4Addr::new(169, 254, 255, 255);
 
 /// What is kept from a dyno on its extra interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     /// Parts of what is closed that the operator has named for the interface: its own network, and its routes.
     pub(super) open: Vec<Addresses>,

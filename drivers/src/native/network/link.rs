@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -122,6 +122,11 @@ impl Links {
         Socket::open(SockProtocol::NetlinkRoute).map(Self)
     }
 
+    /// By a socket that was opened as one of these, and has been handed on.
+    pub fn by(socket: OwnedFd) -> Self {
+        Self(Socket::of(socket))
+    }
+
     /// Links a dyno's network namespace to this one, the host's: the dyno's end is `eth0`, still down.
     ///
     /// What is left of a dyno that is gone is replaced: the kernel removes its link only some time after it. That of one
@@ -181,7 +186,7 @@ impl Links {
         }
     }
 
-    /// Sets up the network of a dyno, whose network namespace this is: loopback, `eth0` and `eth1` with their
+    /// Sets up the network of a dyno, whose network namespace is that of these links: loopback, `eth0` and `eth1` with their
     /// addresses, and the routes. [`Links::connect`] and [`Links::connect_extra`] have returned before.
     ///
     /// # Errors
@@ -268,32 +273,11 @@ impl Links {
     }
 }
 
-/// [`Links::connect`] from the caller's network namespace.
-///
-/// # Errors
-/// Those of [`Links::open`] and [`Links::connect`].
-pub fn connect(link: &HostLink, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
-    Links::open()?.connect(link, netns)
-}
-
-/// [`Links::connect_extra`] from the caller's network namespace.
-///
-/// # Errors
-/// Those of [`Links::open`] and [`Links::connect_extra`].
-pub fn connect_extra(host_if: &str, netns: BorrowedFd<'_>) -> Result<ExtraKind, NetworkError> {
-    Links::open()?.connect_extra(host_if, netns)
-}
-
-/// [`Links::configure`] in the caller's network namespace, the dyno's.
-///
-/// # Errors
-/// Those of [`Links::open`] and [`Links::configure`].
-pub fn configure_inside(
-    subnet: &Subnet,
-    routes: &Routes,
-    extra: Option<&ExtraInterface>,
-) -> Result<(), NetworkError> {
-    Links::open()?.configure(subnet, routes, extra)
+impl AsFd for Links {
+    /// What [`Links::by`] takes.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 fn create_pair(socket: &Socket, link: &HostLink, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {

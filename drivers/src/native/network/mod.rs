@@ -16,7 +16,7 @@ mod subnet;
 mod tests;
 
 pub use fence::Fence;
-pub use link::{Allow, ExtraKind, HostLink, Links, configure_inside, connect, connect_extra, forwarding};
+pub use link::{Allow, ExtraKind, HostLink, Links, forwarding};
 pub use netlink::NetworkError;
 pub use obstacle::{Obstacle, obstacles};
 pub use remains::Remains;

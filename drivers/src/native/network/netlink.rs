@@ -258,6 +258,11 @@ impl Socket {
         Ok(Self(fd))
     }
 
+    /// One that was opened so, by another process.
+    pub(super) fn of(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
     /// A socket that hears what the kernel tells all who listen to this group.
     pub(super) fn listen(protocol: SockProtocol, group: i32) -> Result<Self, NetworkError> {
         let socket = Self::open(protocol)?;

@@ -5,14 +5,12 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 
 /// The longest name of an interface, in bytes: the kernel's, which keeps one of its 16 for the end.
 const NAME_MAX: usize = 15;
 
 /// A second interface of each dyno, `eth1`: on an interface of the host, with an address in the host's network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtraInterface {
     /// The interface of the host.
     pub host: String,
@@ -45,26 +43,6 @@ impl FromStr for ExtraInterface {
 fn is_name(text: &str) -> bool {
     let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     (1..=NAME_MAX).contains(&text.len()) && text != "." && text != ".." && !text.contains(odd)
-}
-
-impl fmt::Display for ExtraInterface {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.address)
-    }
-}
-
-impl TryFrom<String> for ExtraInterface {
-    type Error = SettingError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<ExtraInterface> for String {
-    fn from(extra: ExtraInterface) -> Self {
-        extra.to_string()
-    }
 }
 
 /// An interface of a dyno.
@@ -152,8 +130,7 @@ impl fmt::Display for Route {
 }
 
 /// The further routes of each dyno, in the order in which they are made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes(pub Vec<Route>);
 
 impl Routes {
@@ -174,27 +151,6 @@ impl FromStr for Routes {
     }
 }
 
-impl fmt::Display for Routes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texts: Vec<String> = self.0.iter().map(Route::to_string).collect();
-        f.write_str(&texts.join(","))
-    }
-}
-
-impl TryFrom<String> for Routes {
-    type Error = RouteError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Routes> for String {
-    fn from(routes: Routes) -> Self {
-        routes.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,8 +160,6 @@ mod tests {
         let extra: ExtraInterface = " eth0:192.168.201.5/24 ".parse().unwrap();
         assert_eq!((extra.host.as_str(), extra.address.prefix_len()), ("eth0", 24));
         assert_eq!(extra.address.addr(), Ipv4Addr::new(192, 168, 201, 5));
-        assert_eq!(serde_json::to_string(&extra).unwrap(), "\"eth0:192.168.201.5/24\"");
-        assert_eq!(serde_json::from_str::<ExtraInterface>("\"eth0:192.168.201.5/24\"").unwrap(), extra);
     }
 
     #[test]
@@ -236,8 +190,8 @@ mod tests {
         let [first, second] = routes.0[..] else { panic!("{routes:?}") };
         assert_eq!((first.gateway, first.interface), (Gateway::Default, Interface::Eth1));
         assert_eq!(second.gateway, Gateway::Address(Ipv4Addr::new(192, 168, 200, 1)));
-        assert_eq!(routes.to_string(), "10.0.0.0/8:default:eth1,192.168.1.0/24:192.168.200.1:eth0");
-        assert_eq!(serde_json::from_str::<Routes>(&serde_json::to_string(&routes).unwrap()).unwrap(), routes);
+        assert_eq!(first.to_string(), "10.0.0.0/8:default:eth1");
+        assert_eq!(second.to_string(), "192.168.1.0/24:192.168.200.1:eth0");
         assert!(routes.need_extra() && !Routes(vec![second]).need_extra());
         assert_eq!(" ".parse(), Ok(Routes::default()));
     }

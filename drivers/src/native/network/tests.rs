@@ -10,7 +10,7 @@ use std::process::Command;
 use super::link::set_link;
 use super::netlink::{Message, Step};
 use super::*;
-use world::{HOST, METADATA, NOTHING, Netns, OUTSIDE, PORT, STUB, World, is_quiet, name, subnet};
+use world::{HOST, METADATA, NOTHING, Netns, OUTSIDE, PORT, STUB, World, is_quiet, links, name, subnet};
 
 #[test]
 fn the_host_and_a_dyno_reach_each_other() {
@@ -136,8 +136,8 @@ fn the_loopback_addresses_of_the_host_stay_closed() {
 fn links_are_listed_and_removed() {
     let Some(world) = World::new() else { return };
     let _dynos = [world.dyno(0, NOTHING), world.dyno(1, Allow { dynos: true, metadata: true })];
-    let (links, no_links) = world.host.run(|| {
-        let links = Links::open().unwrap();
+    let (there, left) = world.host.run(|| {
+        let links = links();
         let there = links.host_links().unwrap();
         for _ in 0..2 {
             links.disconnect(&name(0)).unwrap();
@@ -145,8 +145,8 @@ fn links_are_listed_and_removed() {
         }
         (there, links.host_links().unwrap())
     });
-    assert_eq!((links, no_links), (vec![name(0), name(1)], vec![]));
-    let error = world.host.run(|| Links::open().unwrap().settle(&name(0)).unwrap_err());
+    assert_eq!((there, left), (vec![name(0), name(1)], vec![]));
+    let error = world.host.run(|| links().settle(&name(0)).unwrap_err());
     assert_eq!(error.to_string(), format!("failed to look for the link {}", name(0)));
 }
 
@@ -154,11 +154,11 @@ fn links_are_listed_and_removed() {
 fn links_are_those_of_the_namespace_in_which_they_were_opened() {
     let Some(world) = World::new() else { return };
     let dyno = Netns::new();
-    let (links, netns) = (world.host.run(|| Links::open().unwrap()), dyno.dup());
+    let (of_host, netns) = (world.host.run(links), dyno.dup());
     dyno.run(move || {
-        links.connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap();
-        configure_inside(&subnet(0), &Routes::default(), None).unwrap();
-        links.settle(&name(0)).unwrap();
+        of_host.connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap();
+        links().configure(&subnet(0), &Routes::default(), None).unwrap();
+        of_host.settle(&name(0)).unwrap();
     });
     assert_eq!(
         (world.host.run(interfaces), dyno.run(interfaces)),
@@ -173,12 +173,12 @@ fn a_link_settles_when_both_ends_are_up() {
     let Some(world) = World::new() else { return };
     let netns = Netns::new().dup();
     let error = world.host.run(move || {
-        connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap();
-        Links::open().unwrap().settle(&name(0)).unwrap_err()
+        links().connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap();
+        links().settle(&name(0)).unwrap_err()
     });
     assert_eq!(error.to_string(), format!("the other end of the link {} is down", name(0)));
     world.dyno(1, NOTHING);
-    world.host.run(|| Links::open().unwrap().settle(&name(1)).unwrap());
+    world.host.run(|| links().settle(&name(1)).unwrap());
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn the_link_that_a_dyno_before_has_left_is_replaced() {
     assert_eq!(world.host.reaches(&port, subnet(0).dyno()), subnet(0).gateway());
     drop((port, dyno));
     world.host.run(|| {
-        let links = Links::open().unwrap();
+        let links = links();
         // The thread in the namespace is about to end.
         while links.remove_remains(&name(0)).unwrap() == Remains::Living {
             std::thread::yield_now();
@@ -205,8 +205,8 @@ fn the_link_of_a_dyno_that_lives_is_left_alone() {
     let dyno = world.dyno(0, NOTHING);
     let netns = Netns::new().dup();
     let (error, remains) = world.host.run(move || {
-        let error = connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap_err();
-        (error, Links::open().unwrap().remove_remains(&name(0)).unwrap())
+        let error = links().connect(&HostLink::new(subnet(0), NOTHING, None), netns.as_fd()).unwrap_err();
+        (error, links().remove_remains(&name(0)).unwrap())
     });
     assert!(matches!(&error, NetworkError::Taken { name: taken } if *taken == name(0)), "{error}");
     assert_eq!(remains, Remains::Living);
@@ -225,7 +225,7 @@ fn links_of_others_are_left_alone() {
     let netns = Netns::new().dup();
     let (links, error) = world.host.run(move || {
         let link = HostLink::new(subnet(0), NOTHING, None);
-        (Links::open().unwrap().host_links().unwrap(), connect(&link, netns.as_fd()).unwrap_err())
+        (links().host_links().unwrap(), links().connect(&link, netns.as_fd()).unwrap_err())
     });
     assert!(links.is_empty() && matches!(error, NetworkError::Foreign { .. }), "{error}");
     assert_eq!(dyno.run(interfaces), ["eth0", "lo"]);
@@ -236,22 +236,18 @@ fn what_fails_is_named_and_leaves_nothing() {
     let Some(world) = World::new() else { return };
     let dyno = world.dyno(0, NOTHING);
     let netns = dyno.dup();
-    let (error, extra, links) = world.host.run(move || {
-        let taken = connect(&HostLink::new(subnet(1), NOTHING, None), netns.as_fd()).unwrap_err();
-        (
-            taken,
-            connect_extra("none0", netns.as_fd()).unwrap_err(),
-            Links::open().unwrap().host_links().unwrap(),
-        )
+    let (error, extra, there) = world.host.run(move || {
+        let taken = links().connect(&HostLink::new(subnet(1), NOTHING, None), netns.as_fd()).unwrap_err();
+        (taken, links().connect_extra("none0", netns.as_fd()).unwrap_err(), links().host_links().unwrap())
     });
     assert!(error.to_string().starts_with(&format!("failed to create the link {}", name(1))), "{error}");
     assert!(extra.to_string().starts_with("there is no interface none0 on this host"), "{extra}");
-    assert_eq!(links, [name(0)]);
+    assert_eq!(there, [name(0)]);
     let empty = Netns::new();
-    let error = empty.run(|| configure_inside(&subnet(0), &Routes::default(), None).unwrap_err());
+    let error = empty.run(|| links().configure(&subnet(0), &Routes::default(), None).unwrap_err());
     assert_eq!(error.to_string(), "there is no interface eth0 in the dyno");
     let routes = "10.0.0.0/8:192.0.2.1:eth0".parse().unwrap();
-    let error = dyno.run(move || configure_inside(&subnet(1), &routes, None).unwrap_err());
+    let error = dyno.run(move || links().configure(&subnet(1), &routes, None).unwrap_err());
     assert!(error.to_string().starts_with("failed to add the route 10.0.0.0/8:192.0.2.1:eth0"), "{error}");
 }
 

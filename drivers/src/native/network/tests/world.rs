@@ -15,8 +15,7 @@ use nix::sys::socket::SockProtocol;
 use crate::native::network::link::{add_address, set_link, up};
 use crate::native::network::netlink::{Socket, Step};
 use crate::native::network::{
-    Allow, Block, ExtraInterface, HostLink, Links, Routes, Subnet, configure_inside, connect, connect_extra,
-    forwarding, nft,
+    Allow, Block, ExtraInterface, HostLink, Links, Routes, Subnet, forwarding, nft,
 };
 
 /// What arrives does so at once; what does not by then was dropped.
@@ -137,15 +136,15 @@ impl World {
         let link = HostLink { name: "out0".to_owned(), ..HostLink::new(subnet, Allow::default(), None) };
         let outside = world.outside.dup();
         world.host.run(move || {
-            connect(&link, outside.as_fd()).unwrap();
+            links().connect(&link, outside.as_fd()).unwrap();
             forwarding().unwrap();
         });
         world.host.perform(|| {
             let no_dyno = set_link("out0", 0).with(libc::IFLA_GROUP, &0_u32.to_ne_bytes());
             vec![up("lo"), Step::new("leave the group", no_dyno)]
         });
-        world.outside.run(move || configure_inside(&subnet, &Routes::default(), None).unwrap());
-        world.host.run(|| Links::open().unwrap().settle("out0").unwrap());
+        world.outside.run(move || links().configure(&subnet, &Routes::default(), None).unwrap());
+        world.host.run(|| links().settle("out0").unwrap());
         Some(world)
     }
 
@@ -169,13 +168,18 @@ impl World {
         let (netns, routes) = (dyno.dup(), routes.parse().unwrap());
         let on = extra.as_ref().map(|extra| extra.host.clone());
         self.host.run(move || {
-            connect(&HostLink::new(subnet(n), allow, stub), netns.as_fd()).unwrap();
-            on.map(|on| connect_extra(&on, netns.as_fd()).unwrap());
+            links().connect(&HostLink::new(subnet(n), allow, stub), netns.as_fd()).unwrap();
+            on.map(|on| links().connect_extra(&on, netns.as_fd()).unwrap());
         });
-        dyno.run(move || configure_inside(&subnet(n), &routes, extra.as_ref()).unwrap());
-        self.host.run(move || Links::open().unwrap().settle(&name(n)).unwrap());
+        dyno.run(move || links().configure(&subnet(n), &routes, extra.as_ref()).unwrap());
+        self.host.run(move || links().settle(&name(n)).unwrap());
         dyno
     }
+}
+
+/// The way to the links of the network namespace that this thread is in.
+pub(super) fn links() -> Links {
+    Links::open().unwrap()
 }
 
 pub(super) fn subnet(n: u32) -> Subnet {
