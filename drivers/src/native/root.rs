@@ -60,7 +60,7 @@ pub(super) fn build(
     bind(root, root, MsFlags::empty())?;
     let restricted = File::open(root).and_then(|opened| restrict(&opened.into(), true));
     restricted.map_err(Failure::io(format!("make all that is mounted at {} read-only", root.display())))?;
-    etc(root, &request.scratch.etc, &request.etc)?;
+    let nothing = etc(root, &request.scratch.etc, &request.etc)?;
     app(root, &request.scratch.app, &request.app, request.main.uid, userns)?;
     let tmp = format!("mode=1777,size={}", request.tmp_bytes);
     for place in ["tmp", "var/tmp"] {
@@ -76,8 +76,8 @@ pub(super) fn build(
     // Last, since it makes places that others are mounted on unwritable.
     let null = at(root, "dev/null")?;
     READ_ONLY_OF_PROC.iter().try_for_each(|inner| freeze(&proc.join(inner)))?;
-    MASKED_OF_PROC.iter().try_for_each(|inner| mask(&proc.join(inner), &null))?;
-    MASKED_OF_SYS.iter().try_for_each(|inner| mask(&sys.join(inner), &null))
+    MASKED_OF_PROC.iter().try_for_each(|inner| mask(&proc.join(inner), &nothing, &null))?;
+    MASKED_OF_SYS.iter().try_for_each(|inner| mask(&sys.join(inner), &nothing, &null))
 }
 
 /// Makes the root the dyno's, and lets go of the host's.
@@ -90,16 +90,24 @@ pub(super) fn enter(root: &Path) -> Result<(), Failure> {
     chdir("/").map_err(step("change to the root"))
 }
 
-/// `/etc`: the stack image's, under files of the dyno's own.
-fn etc(root: &Path, scratch: &Path, files: &[(String, String)]) -> Result<(), Failure> {
+/// `/etc`: the stack image's, under files of the dyno's own. Gives a directory in which there is nothing, and never will.
+fn etc(root: &Path, scratch: &Path, files: &[(String, String)]) -> Result<PathBuf, Failure> {
     let etc = at(root, "etc")?;
-    fresh("tmpfs", scratch, PLAIN, "mode=755,size=1m")?;
-    for (name, content) in files {
-        fs::write(scratch.join(name), content).map_err(Failure::io(format!("write /etc/{name}")))?;
+    let inert = PLAIN | MsFlags::MS_NOEXEC;
+    fresh("tmpfs", scratch, inert, "mode=755,size=1m")?;
+    let [own, nothing] = [scratch.join("own"), scratch.join("nothing")];
+    for dir in [&own, &nothing] {
+        fs::create_dir(dir).map_err(Failure::io("make the places of /etc"))?;
     }
-    let layers = format!("lowerdir={}:{}", option(scratch), option(&etc));
+    for (name, content) in files {
+        fs::write(own.join(name), content).map_err(Failure::io(format!("write /etc/{name}")))?;
+    }
+    // What is bound from there is read-only, too.
+    change(scratch, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | inert)?;
+    let layers = format!("lowerdir={}:{}", option(&own), option(&etc));
     mount(Some("hsup-etc"), &etc, Some("overlay"), PLAIN | MsFlags::MS_RDONLY, Some(layers.as_str()))
-        .map_err(Failure::step(format!("mount the layers of {}", etc.display())))
+        .map_err(Failure::step(format!("mount the layers of {}", etc.display())))?;
+    Ok(nothing)
 }
 
 fn app(root: &Path, scratch: &Path, app: &AppDir, uid: u32, userns: Option<&OwnedFd>) -> Result<(), Failure> {
@@ -202,15 +210,10 @@ fn freeze(path: &Path) -> Result<(), Failure> {
 }
 
 /// Hides a path of the kernel's own file systems, if there is one.
-fn mask(path: &Path, null: &Path) -> Result<(), Failure> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => {
-            fresh("tmpfs", path, PLAIN | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, "size=0,mode=555")
-        }
-        Ok(_) => mount(Some(null), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(Failure::step(format!("hide {}", path.display()))),
-        Err(_) => Ok(()),
-    }
+fn mask(path: &Path, nothing: &Path, null: &Path) -> Result<(), Failure> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let instead = if found.is_dir() { nothing } else { null };
+    bind(instead, path, MsFlags::empty())
 }
 
 /// Mounts a new file system.
