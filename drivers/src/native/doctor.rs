@@ -65,7 +65,9 @@ fn filter(mend: bool) -> Option<Finding> {
         (Ok(true), true) => {
             let removed = nft::Filter::open().and_then(nft::Filter::uninstall);
             drop(alone);
-            Some(finding(removed.map_or_else(|error| State::Kept(crate::explain(&error)), |_| State::Mended)))
+            Some(finding(
+                removed.map_or_else(|error| State::Kept(crate::explain(&error)), |()| State::Mended),
+            ))
         }
         (Err(error), _) => Some(finding(State::Kept(crate::explain(&error)))),
     }

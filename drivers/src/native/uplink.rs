@@ -136,16 +136,15 @@ impl Uplink {
     pub(super) fn leave(&self) {
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(users) = users else { return };
+        let filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Whoever comes next waits, and sets it up anew.
         let Some(_alone) = users.leave() else {
-            return tracing::debug!("other hsups have native dynos: the packet filter stays");
+            tracing::debug!("other hsups have native dynos: the packet filter stays");
+            return filter.map_or((), nft::Filter::leave);
         };
-        let mut filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
-        let removed = filter.take().map_or_else(nft::Filter::open, Ok).and_then(nft::Filter::uninstall);
-        match removed {
-            // To be dropped when hsup ends: the hsup that may come next is not to be kept waiting by it.
-            Ok(ready) => *filter = Some(ready),
-            Err(error) => tracing::error!("failed to remove the packet filter: {}", crate::explain(&error)),
+        let removed = filter.map_or_else(nft::Filter::open, Ok).and_then(nft::Filter::uninstall);
+        if let Err(error) = removed {
+            tracing::error!("failed to remove the packet filter: {}", crate::explain(&error));
         }
     }
 }

@@ -8,7 +8,7 @@ mod rule;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -34,19 +34,9 @@ const NFTA_TABLE_USERDATA: u16 = 6;
 /// The port of name servers.
 const DOMAIN: u16 = 53;
 
-/// The rules for dynos of a network namespace. They stay when this is dropped.
+/// The rules for dynos of a network namespace.
 #[derive(Debug)]
-pub struct Filter {
-    socket: Socket,
-    /// What the socket is closed by. To be dropped after it.
-    closing: Option<OwnedFd>,
-}
-
-impl Drop for Filter {
-    fn drop(&mut self) {
-        self.closing = self.socket.close_later();
-    }
-}
+pub struct Filter(Socket);
 
 impl Filter {
     /// Those of the network namespace of this thread.
@@ -54,8 +44,7 @@ impl Filter {
     /// # Errors
     /// If the kernel cannot be spoken to.
     pub fn open() -> Result<Self, NetworkError> {
-        let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
-        Ok(Self { socket, closing: None })
+        Socket::open(SockProtocol::NetlinkNetFilter).map(Self)
     }
 
     /// Installs them, in one step: in place of others that are there, and not at all if they are there already.
@@ -75,7 +64,7 @@ impl Filter {
     }
 
     fn put(&self, stub: Option<Ipv4Addr>) -> Result<(), NetworkError> {
-        let socket = &self.socket;
+        let socket = &self.0;
         loop {
             let found = Found::look(socket)?;
             let stub = stub.or(found.label().and_then(|label| label.stub));
@@ -112,17 +101,23 @@ impl Filter {
         }
     }
 
-    /// Removes them, if they are there. When this is dropped soon after, whoever makes a link then may have to wait.
+    /// Leaves them as they are.
+    pub fn leave(self) {
+        self.0.close_after_exit();
+    }
+
+    /// Removes them, if they are there.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn uninstall(self) -> Result<Self, NetworkError> {
+    pub fn uninstall(self) -> Result<(), NetworkError> {
         let steps = [
             Step::new("prepare the table hsup of nf_tables", table(libc::NFT_MSG_NEWTABLE, CREATE)),
             Step::new("remove the table hsup of nf_tables", table(libc::NFT_MSG_DELTABLE, 0)),
         ];
-        commit(&self.socket, steps)?;
-        Ok(self)
+        let committed = commit(&self.0, steps);
+        self.leave();
+        committed
     }
 }
 

@@ -303,7 +303,7 @@ fn the_rules_are_replaced_as_a_whole_and_removed() {
         filter().uninstall().unwrap();
         let installed = filter().install(None).unwrap().install(Some(STUB)).unwrap();
         // who needs no stub leaves that of others
-        drop(installed.install(None).unwrap());
+        installed.install(None).unwrap().leave();
         states.push(nft::is_installed().unwrap());
         states
     });

@@ -149,7 +149,7 @@ impl World {
     }
 
     pub(super) fn install(&self, stub: Option<Ipv4Addr>) {
-        self.host.run(move || nft::Filter::open().unwrap().install(stub).map(drop).unwrap());
+        self.host.run(move || nft::Filter::open().unwrap().install(stub).unwrap().leave());
     }
 
     pub(super) fn dyno(&self, n: u32, allow: Allow) -> Netns {
