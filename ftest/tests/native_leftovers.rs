@@ -1,10 +1,11 @@
 //! What native dynos hold of the host: claimed by one hsup at a time, and given back however that hsup ends.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::time::Instant;
 
 use hsup_ftest::{Driver, Hsup, Room, eventually, is_about, procs, stack};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
 /// Two dynos, one of which has a daemon in a session of its own.
@@ -163,6 +164,29 @@ fn no_process_is_left_to_whoever_inherits_it_and_does_not_wait() {
         let ended = room.hsup(["run", line]).through(through).end();
         assert!(ended.code == code && ended.stdout.contains("left: []"), "{ended:?}");
     }
+}
+
+#[test]
+fn the_disk_of_the_app_is_free_as_soon_as_a_one_off_dyno_has_ended() {
+    if !is_about(Driver::Native) {
+        return;
+    }
+    let room = Room::new();
+    let namespaces = room.namespaces().expect("the driver is native");
+    let (disk, app) = (room.path("disk").display().to_string(), room.path("work").display().to_string());
+    namespaces.sh(&format!("mke2fs -q -F -t ext4 {disk} 16M; losetup -f --show {disk} > {disk}.device"));
+    let device = std::fs::read_to_string(format!("{disk}.device")).expect("it has been written");
+    let device = device.trim();
+    for n in 0..5 {
+        namespaces.sh(&format!("mount {device} {app}; echo 'web: true' > {app}/Procfile"));
+        let ended = room.bare(["-d", "native", "run", "echo hello > file; cat file"]).dir(&app).end();
+        namespaces.sh(&format!("umount {app}"));
+        // The kernel opens it so only where nothing of it is mounted, be it where nobody sees it.
+        let alone = std::fs::OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(device);
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "hello\n"), "{ended:?}");
+        assert!(alone.is_ok(), "after run {n}: {alone:?}");
+    }
+    namespaces.sh(&format!("losetup -d {device}"));
 }
 
 #[test]

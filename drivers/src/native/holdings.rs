@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use super::cgroup::Cgroup;
 use super::claims::ClaimedIdentity;
@@ -19,6 +21,8 @@ pub(super) struct Holdings {
     pub(super) identity: ClaimedIdentity,
     pub(super) cgroup: Option<Arc<Cgroup>>,
     pub(super) dirs: Vec<PathBuf>,
+    /// The mount namespace of a one-off dyno, so that it does not go with init, whose end is waited for.
+    pub(super) mounts: Option<OwnedFd>,
 }
 
 /// What could not be given back at once, since that takes descriptors and there was none: a matter of moments. It is
@@ -58,6 +62,14 @@ impl Holdings {
     /// [`Waiting::give_back`].
     pub(super) fn remove_files(&mut self) {
         self.dirs.retain(|dir| remove_below(&self.state_dir, dir).is_err());
+    }
+
+    /// Lets go of the mounts, which has the kernel take them down, beside what is still to be done. The end of hsup waits
+    /// for it, as that of any process waits for its threads.
+    pub(super) fn let_mounts_go(&mut self) {
+        let mounts = self.mounts.take();
+        // Where there can be no thread it has been done by now.
+        let _beside = mounts.map(|mounts| thread::Builder::new().spawn(move || drop(mounts)));
     }
 
     /// Gives it all back, or nothing of the books if there is no descriptor left for the rest.

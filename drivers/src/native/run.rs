@@ -131,6 +131,7 @@ impl NativeRun {
                     }
                     holdings.remove_files();
                     reap(&dyno, pidfd.get_ref().as_fd());
+                    holdings.let_mounts_go();
                     // While the cgroup is there to tell.
                     let killed = holdings.cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0);
                     starter.waiting.give_back(*holdings);

@@ -1,7 +1,7 @@
 //! How a run is put together from the rooms beside this file: what it holds is claimed, written down and made, init
 //! is cloned, and the host's side made while init sets up the dyno.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -167,6 +167,7 @@ impl Starter {
             identity,
             cgroup: None,
             dirs: vec![dir.clone()],
+            mounts: None,
         };
         let cgroup =
             self.make_dirs(spec, uid, &dir).map_err(step("make the places of a dyno")).and_then(|()| {
@@ -320,6 +321,10 @@ impl Starter {
     fn adopt(&self, holdings: &mut Holdings, init: u32) -> Result<(), StartError> {
         if let Some(of) = Init::of(init) {
             holdings.entry.update(|record| record.init = Some(of)).map_err(step("write down init"))?;
+        }
+        if self.settings.one_off {
+            // Only for the time that it saves.
+            holdings.mounts = File::open(format!("/proc/{init}/ns/mnt")).ok().map(OwnedFd::from);
         }
         holdings.cgroup.as_ref().map_or(Ok(()), |cgroup| attach(cgroup, init))
     }
