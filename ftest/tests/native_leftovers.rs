@@ -174,11 +174,14 @@ fn the_disk_of_the_app_is_free_as_soon_as_a_one_off_dyno_has_ended() {
     let room = Room::new();
     let namespaces = room.namespaces().expect("the driver is native");
     let (disk, app) = (room.path("disk").display().to_string(), room.path("work").display().to_string());
-    namespaces.sh(&format!("mke2fs -q -F -t ext4 {disk} 16M; losetup -f --show {disk} > {disk}.device"));
-    let device = std::fs::read_to_string(format!("{disk}.device")).expect("it has been written");
-    let device = device.trim();
+    namespaces.sh(&format!("mke2fs -q -F -t ext4 {disk} 16M"));
     for n in 0..5 {
-        namespaces.sh(&format!("mount {device} {app}; echo 'web: true' > {app}/Procfile"));
+        namespaces.sh(&format!("mount -o loop {disk} {app}; echo 'web: true' > {app}/Procfile"));
+        namespaces.sh(&format!("findmnt -n -o SOURCE {app} > {disk}.device"));
+        let device = std::fs::read_to_string(format!("{disk}.device")).expect("it has been written");
+        let device = device.trim();
+        // So that it does not become another's meanwhile.
+        let _held = std::fs::File::open(device).expect("it can be opened");
         let ended = room.bare(["-d", "native", "run", "echo hello > file; cat file"]).dir(&app).end();
         namespaces.sh(&format!("umount {app}"));
         // The kernel opens it so only where nothing of it is mounted, be it where nobody sees it.
@@ -186,7 +189,6 @@ fn the_disk_of_the_app_is_free_as_soon_as_a_one_off_dyno_has_ended() {
         assert_eq!((ended.code, ended.stdout.as_str()), (0, "hello\n"), "{ended:?}");
         assert!(alone.is_ok(), "after run {n}: {alone:?}");
     }
-    namespaces.sh(&format!("losetup -d {device}"));
 }
 
 #[test]

@@ -17,12 +17,12 @@ fn zygote(hsup: &Hsup) -> u32 {
     eventually("there is a zygote", || hsup.printed(), find)
 }
 
-/// Kills a process when it is about to send a message for the first time.
+/// Kills a process when it is about to send a message for the nth time from now on.
 const KILL_BEFORE_ANSWER: &str = r#"
 import ctypes, os, platform, signal, struct, sys
 SEIZE, INTERRUPT, SYSCALL, SYSCALL_INFO, SYSGOOD = 0x4206, 0x4207, 24, 0x420e, 1
 SENDMSG = {"x86_64": 46, "aarch64": 211}[platform.machine()]
-libc, pid = ctypes.CDLL(None, use_errno=True), int(sys.argv[1])
+libc, pid, left = ctypes.CDLL(None, use_errno=True), int(sys.argv[1]), int(sys.argv[2])
 info = ctypes.create_string_buffer(128)
 def ptrace(request, address, data):
     if libc.ptrace(request, pid, ctypes.c_void_p(address), data) < 0:
@@ -37,7 +37,8 @@ while True:
     if os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGTRAP | 0x80:
         ptrace(SYSCALL_INFO, len(info), info)
         entered, number = info.raw[0] == 1, struct.unpack_from("Q", info.raw, 24)[0]
-        if entered and number == SENDMSG:
+        left -= entered and number == SENDMSG
+        if left == 0:
             os.kill(pid, signal.SIGKILL)
             break
 "#;
@@ -99,11 +100,16 @@ fn an_init_of_which_the_zygote_could_not_tell_any_more_is_not_left() {
     if !is_about(Driver::Native) {
         return;
     }
+    // It tells of the network, and then of init.
+    ["1", "2"].into_iter().for_each(nothing_is_left_of_a_start_without_answer);
+}
+
+fn nothing_is_left_of_a_start_without_answer(nth: &str) {
     let room = Room::new();
     let hsup = web(&room);
     let pid = zygote(&hsup).to_string();
     let mut tracer = Command::new("python3")
-        .args(["-c", KILL_BEFORE_ANSWER, &pid])
+        .args(["-c", KILL_BEFORE_ANSWER, &pid, nth])
         .stdout(Stdio::piped())
         .spawn()
         .expect("there is python3");
@@ -121,7 +127,10 @@ fn an_init_of_which_the_zygote_could_not_tell_any_more_is_not_left() {
         format!("{}\n{}", all.collect::<Vec<_>>().join("\n"), hsup.printed())
     };
     eventually("no other is left", children, two);
+    let proper = hsup.proper();
     assert_eq!(hsup.stop().code, 0);
+    let left = || room.left_by(&[proper]);
+    eventually("nothing is left", || format!("{:#?}", left()), || left().is_empty().then_some(()));
     room.assert_nothing_left();
 }
 

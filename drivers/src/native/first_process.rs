@@ -30,10 +30,25 @@ pub(super) struct Started {
 
 /// A main process that there is not.
 pub(super) enum Unstarted {
-    /// The first process has said why.
+    /// The first process has said why, or the zygote why there is none.
     Inside(Failure),
     /// What it waited for could not be done, or it has not said anything.
     Outside(StartError),
+}
+
+impl From<StartError> for Unstarted {
+    fn from(error: StartError) -> Self {
+        Self::Outside(error)
+    }
+}
+
+impl From<Unstarted> for StartError {
+    fn from(unstarted: Unstarted) -> Self {
+        match unstarted {
+            Unstarted::Inside(failure) => failure.into(),
+            Unstarted::Outside(error) => error,
+        }
+    }
 }
 
 /// Tells a first process that has been cloned to go on, once all is ready that it waits for, and waits for its word on the

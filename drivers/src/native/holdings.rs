@@ -12,8 +12,8 @@ use super::claims::ClaimedIdentity;
 use super::ledger::Entry;
 use super::remove_tree::remove_below;
 
-/// All of it. What goes with the processes (namespaces, mounts, the dyno's end of its network, and with that the
-/// host's) is not among it.
+/// All of it. What goes with the processes (namespaces, the dyno's end of its network, and with that the host's) is not
+/// among it, and of mounts those of a one-off dyno only.
 pub(super) struct Holdings {
     pub(super) dyno: String,
     pub(super) state_dir: PathBuf,

@@ -1,6 +1,6 @@
 //! What a dyno sees as its file system: the stack image, read-only, and the places that are its own. Everything
-//! here runs in init, in a mount namespace that is its own already; nothing is undone, since the namespace goes
-//! when its last process does.
+//! here runs in init, in a mount namespace that is its own already; nothing is undone, since all of it goes with the
+//! namespace.
 //!
 //! Paths of the host are reached through `/` until [`enter`] has made the root the dyno's.
 

@@ -1,5 +1,5 @@
 //! How a run is put together from the rooms beside this file: what it holds is claimed, written down and made, init
-//! is cloned, and the host's side made while init sets up the dyno.
+//! is cloned, and the network made while init sets up the rest of the dyno.
 
 use std::fs::{self, File};
 use std::io;
@@ -88,6 +88,23 @@ impl From<StartError> for Failed {
     fn from(error: StartError) -> Self {
         Self { error, copy: false }
     }
+}
+
+/// What connects a dyno with the host.
+struct Connection {
+    /// The way to the host's links.
+    host: Links,
+    netns: DynoNetns,
+    /// Whether there is the link between the two.
+    linked: bool,
+}
+
+/// Links a dyno to the host, if that is done at once: what has to be waited for, and what cannot be done at all, is left
+/// to [`Starter::connect`]. Others wait for the zygote meanwhile.
+fn begin_to_connect(link: &HostLink, netns: DynoNetns) -> Result<Connection, StartError> {
+    let host = Links::open().map_err(step("connect the dyno"))?;
+    let linked = host.connect_at_once(link, netns.namespace.as_fd()).is_ok();
+    Ok(Connection { host, netns, linked })
 }
 
 /// An error of a step, as one of a start.
@@ -242,7 +259,7 @@ impl Starter {
         spec.built.app_dir.as_deref().or(self.settings.app_dir.as_deref())
     }
 
-    /// Has init cloned, makes the host's end of the network while it sets up the dyno, and waits for its word.
+    /// Has init cloned, makes the network meanwhile and while it sets up the rest of the dyno, and waits for its word.
     fn clone_and_connect(
         &self,
         spec: &DynoSpec,
@@ -256,17 +273,18 @@ impl Starter {
         if let Some(cgroup) = holdings.cgroup.as_ref().and_then(|cgroup| cgroup.unified_dir()) {
             fds.push(cgroup.try_clone_to_owned().map_err(step("open the cgroup"))?);
         }
-        let (init, pidfd, connected) =
-            self.zygote.clone_init(&request, &fds, |netns| self.connect(&network.link, netns))?;
+        let link = &network.link;
+        let cloned = self.zygote.clone_init(&request, &fds, |netns| begin_to_connect(link, netns));
+        let (init, pidfd, begun) = cloned.map_err(|unstarted| self.judge(spec, unstarted))?;
         if self.settings.one_off {
             // Beside the start it ends for nothing; at the end of hsup that would be waited for.
             self.zygote.dismiss();
         }
         // Init holds them now, and the end of the one is to mean the end of the other.
         drop(fds);
-        let ready = connected.and_then(|(host, netns)| {
+        let ready = begun.and_then(|connection| {
             self.adopt(holdings, init)?;
-            let notify = self.set_up_inside(spec, &network.link, &host, &netns)?;
+            let notify = self.connect(spec, link, &connection)?;
             // Last, beside what init does next: the kernel may still be busy with what the hsup before has removed of it.
             self.uplink.install(network.resolver.stub).map_err(step("set up the packet filter"))?;
             Ok(notify)
@@ -276,35 +294,29 @@ impl Starter {
             Ok((main, notify)) => {
                 Ok(Cloned { init, pidfd, main: process::child_by_inner_pid(init, main), notify })
             }
-            Err(Unstarted::Inside(failure)) => Err(self.judge(spec, failure)),
-            Err(Unstarted::Outside(error)) => Err(error.into()),
+            Err(unstarted) => Err(self.judge(spec, unstarted)),
         }
     }
 
-    /// Connects the network namespace of a dyno with the host. Gives the way to the host's links, too.
-    fn connect(&self, link: &HostLink, netns: DynoNetns) -> Result<(Links, DynoNetns), StartError> {
-        let host = Links::open().map_err(step("connect the dyno"))?;
-        let namespace = netns.namespace.as_fd();
-        host.connect(link, namespace).map_err(step("connect the dyno"))?;
-        if let Some(extra) = &self.settings.extra_interface {
-            let kind = host.connect_extra(&extra.host, namespace);
-            self.uplink.note_extra(kind.map_err(step("connect the extra interface"))?);
-        }
-        Ok((host, netns))
-    }
-
-    /// Sets up the dyno's end of its network. Gives where the dyno speaks by sd_notify, if it is to.
-    fn set_up_inside(
+    /// Makes both ends of a dyno's network. Gives where the dyno speaks by sd_notify, if it is to.
+    fn connect(
         &self,
         spec: &DynoSpec,
         link: &HostLink,
-        host: &Links,
-        netns: &DynoNetns,
+        connection: &Connection,
     ) -> Result<Option<OwnedFd>, StartError> {
+        let Connection { host, netns, linked } = connection;
+        let namespace = netns.namespace.as_fd();
+        if !linked {
+            host.connect(link, namespace).map_err(step("connect the dyno"))?;
+        }
         let NativeSettings { extra_interface, extra_routes, allow, block, .. } = &self.settings;
         let doing = "set up the network inside";
+        if let Some(extra) = extra_interface {
+            let kind = host.connect_extra(&extra.host, namespace);
+            self.uplink.note_extra(kind.map_err(step("connect the extra interface"))?);
+        }
         netns.links.configure(&link.subnet, extra_routes, extra_interface.as_ref()).map_err(step(doing))?;
-        let namespace = netns.namespace.as_fd();
         if let Some(extra) = extra_interface {
             let fence = Fence::new(*allow, block, extra, extra_routes);
             let installed = netns::within(namespace, || Ok(nft::install_fence(&fence)));
@@ -329,9 +341,9 @@ impl Starter {
         holdings.cgroup.as_ref().map_or(Ok(()), |cgroup| attach(cgroup, init))
     }
 
-    fn judge(&self, spec: &DynoSpec, failure: Failure) -> Failed {
-        let copy = matches!(failure, Failure::NotShared { .. }) && self.shared(spec).is_some();
-        Failed { error: failure.into(), copy }
+    fn judge(&self, spec: &DynoSpec, unstarted: Unstarted) -> Failed {
+        let not_shared = matches!(unstarted, Unstarted::Inside(Failure::NotShared { .. }));
+        Failed { error: unstarted.into(), copy: not_shared && self.shared(spec).is_some() }
     }
 
     fn request(

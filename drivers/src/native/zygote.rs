@@ -1,5 +1,5 @@
 //! The zygote: the process that inits are cloned from, and the attendants of commands. It has one thread, so that what it
-//! clones may run any code. It does one thing at a time: a request, a clone, an answer.
+//! clones may run any code. It does one thing at a time: a request, a clone, and what it answers.
 //!
 //! Each process that it clones is its sibling, a child of hsup proper, which reaps it. The zygote ends when hsup does.
 
@@ -56,8 +56,8 @@ pub(super) fn serve(mut socket: UnixStream) -> io::Result<()> {
         match cloned {
             Ok(Side::Zygote { pid, pidfd }) => send(&mut socket, &Answer::Ok(pid), &[pidfd.as_fd()])?,
             Ok(Side::New(live)) => {
-                // The zygote's, not its own.
-                drop(socket);
+                // The zygote's, not its own: of the next dyno's network it would be one more that holds it.
+                drop((socket, spare));
                 std::process::exit(live())
             }
             Err(failure) => send(&mut socket, &Answer::<u32>::Err(failure), &[])?,

@@ -20,6 +20,7 @@ use nix::unistd::{ForkResult, Pid, dup2_stdin};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
+use super::first_process::Unstarted;
 use super::network::Links;
 use super::protocol::{Answer, Received, Request, receive, send};
 use super::zygote::serve;
@@ -99,7 +100,7 @@ impl Zygote {
         request: &Request,
         fds: &[OwnedFd],
         meanwhile: impl FnOnce(DynoNetns) -> Result<T, StartError>,
-    ) -> Result<(u32, OwnedFd, Result<T, StartError>), StartError> {
+    ) -> Result<(u32, OwnedFd, Result<T, StartError>), Unstarted> {
         let mut line = self.line();
         line.ask(request, fds)?;
         let ((), fds) = line.answer()?;
@@ -115,7 +116,7 @@ impl Zygote {
         &self,
         request: &Request,
         fds: &[OwnedFd],
-    ) -> Result<(u32, OwnedFd), StartError> {
+    ) -> Result<(u32, OwnedFd), Unstarted> {
         let mut line = self.line();
         line.ask(request, fds)?;
         line.cloned()
@@ -176,7 +177,13 @@ impl Zygote {
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+        self.line.lock().unwrap_or_else(|poisoned| {
+            self.line.clear_poison();
+            let line = poisoned.into_inner();
+            // Who panicked may not have heard all that the zygote has answered to it: the next one is to ask another.
+            let _ended_already = line.now.socket.shutdown(Shutdown::Both);
+            line
+        })
     }
 }
 
@@ -187,7 +194,7 @@ fn here() -> nix::Result<CpuSet> {
     Ok(here)
 }
 
-/// Has a new process begin on another processor, if there is one: both have enough to do for neither to wait until the
+/// Has a new process run on another processor, if there is one: both have enough to do for neither to wait until the
 /// kernel moves one of them. Where it may be afterwards it may be now; a dyno's main process may be anywhere.
 fn begin_elsewhere(child: Pid) {
     let Ok(all) = sched_getaffinity(child) else { return };
@@ -229,23 +236,24 @@ impl Line {
     }
 
     /// Its next answer, and the descriptors that came along.
-    fn answer<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<OwnedFd>), StartError> {
+    fn answer<T: DeserializeOwned>(&mut self) -> Result<(T, Vec<OwnedFd>), Unstarted> {
         let system = |operation| move |source| StartError::System { operation, source };
         let unanswered = match receive::<Answer<T>>(&mut self.now.socket) {
-            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => return Ok((answer?, fds)),
+            Ok(Some(Received { message: Ok(answer), fds, all: _ })) => {
+                return answer.map(|answer| (answer, fds)).map_err(Unstarted::Inside);
+            }
             Ok(Some(Received { message: Err(error), .. })) => error.into(),
             Ok(None) => io::ErrorKind::UnexpectedEof.into(),
             Err(error) => error,
         };
         // What it would say next cannot be told from what it has not said.
         self.replace().map_err(system("replace the zygote, from which dynos are cloned"))?;
-        Err(system("hear the zygote, from which dynos are cloned (it was killed, and has been replaced)")(
-            unanswered,
-        ))
+        let operation = "hear the zygote, from which dynos are cloned (it was killed, and has been replaced)";
+        Err(system(operation)(unanswered).into())
     }
 
     /// Its answer that it has cloned a process: the pid, and the pidfd.
-    fn cloned(&mut self) -> Result<(u32, OwnedFd), StartError> {
+    fn cloned(&mut self) -> Result<(u32, OwnedFd), Unstarted> {
         let (pid, fds) = self.answer()?;
         let [pidfd] = <[OwnedFd; 1]>::try_from(fds).map_err(|fewer| {
             end(pid);
@@ -346,4 +354,52 @@ fn zygote() -> io::Result<()> {
     // Whoever else held the socket would keep hsup from hearing the end of this process.
     dup2_stdin(fs::File::open("/dev/null")?)?;
     serve(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::{Failure, ProcessRequest, StdioKind};
+    use super::*;
+
+    fn request() -> Request {
+        Request::Attendant(ProcessRequest {
+            uid: 3000,
+            line: "true".to_owned(),
+            env: Vec::new(),
+            stdio: StdioKind::Pipes,
+            max_processes: 1,
+            open_files: 1,
+            into_cgroup: false,
+        })
+    }
+
+    /// A zygote that has ended, and the other end of its line.
+    fn ended() -> (Zygote, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = std::process::Command::new("true").spawn().unwrap().id();
+        let now = Now::of(Pid::from_raw(child.cast_signed()), ours).unwrap();
+        (Zygote { line: Mutex::new(Line { now, dismissed: false, told: HashSet::new() }) }, theirs)
+    }
+
+    #[test]
+    fn what_the_zygote_fails_at_is_told_as_it_is() {
+        let (zygote, mut theirs) = ended();
+        let not_shared = Failure::NotShared { what: "share".to_owned(), errno: libc::ENOSPC };
+        send(&mut theirs, &Answer::<()>::Err(not_shared.clone()), &[]).unwrap();
+        let cloned = zygote.clone_init::<()>(&request(), &[], |_| panic!("there is no network"));
+        assert!(matches!(cloned, Err(Unstarted::Inside(failure)) if failure == not_shared));
+    }
+
+    #[test]
+    fn what_was_answered_to_one_that_panicked_is_heard_by_nobody() {
+        let (zygote, mut theirs) = ended();
+        let null = fs::File::open("/dev/null").unwrap();
+        send(&mut theirs, &Answer::Ok(()), &[null.as_fd(), null.as_fd()]).unwrap();
+        send(&mut theirs, &Answer::Ok(1_u32), &[null.as_fd()]).unwrap();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _none = zygote.clone_init::<()>(&request(), &[], |_| panic!("on purpose"));
+        }));
+        assert!(panicked.is_err());
+        assert!(send(&mut zygote.line().now.socket, &request(), &[]).is_err());
+    }
 }

@@ -137,7 +137,7 @@ impl Links {
     pub fn connect(&self, link: &HostLink, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
         let deadline = Instant::now() + GONE;
         let mut cleared = false;
-        while let Err(error) = create_pair(&self.0, link, netns) {
+        while let Err(error) = self.connect_at_once(link, netns) {
             if !error.is(Errno::EEXIST) {
                 return Err(error);
             }
@@ -151,6 +151,15 @@ impl Links {
                 Remains::Living => thread::sleep(GONE_POLL),
             }
         }
+        Ok(())
+    }
+
+    /// [`Self::connect`] where nothing is left of a dyno that had the same link.
+    ///
+    /// # Errors
+    /// If the kernel refuses a step; nothing is left then.
+    pub fn connect_at_once(&self, link: &HostLink, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+        create_pair(&self.0, link, netns)?;
         set_up_host_end(&self.0, link).inspect_err(|_| {
             if let Err(error) = self.disconnect(&link.name) {
                 tracing::warn!(link = link.name, %error, "cannot remove the link of a dyno that did not start");
