@@ -35,6 +35,22 @@ pub(super) enum Request {
     Attendant(ProcessRequest),
 }
 
+#[cfg(test)]
+impl Request {
+    /// That of an attendant whose command is `true`.
+    pub(super) fn of_attendant() -> Self {
+        Self::Attendant(ProcessRequest {
+            uid: 3000,
+            line: "true".to_owned(),
+            env: Vec::new(),
+            stdio: StdioKind::Pipes,
+            max_processes: 1,
+            open_files: 1,
+            into_cgroup: false,
+        })
+    }
+}
+
 /// A process of a dyno, to be executed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ProcessRequest {

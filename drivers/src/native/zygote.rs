@@ -250,7 +250,6 @@ const MAKE: &str = "make a user namespace, to show the app's files as the dyno's
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::StdioKind;
     use super::*;
 
     #[test]
@@ -273,15 +272,7 @@ mod tests {
     fn an_attendant_without_a_dyno_is_not_cloned() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let zygote = std::thread::spawn(|| serve(theirs));
-        let request = Request::Attendant(ProcessRequest {
-            uid: 3000,
-            line: "true".to_owned(),
-            env: Vec::new(),
-            stdio: StdioKind::Pipes,
-            max_processes: 1,
-            open_files: 1,
-            into_cgroup: false,
-        });
+        let request = Request::of_attendant();
         let null = std::fs::File::open("/dev/null").unwrap();
         for (fds, said) in [(4, "receive what the dyno is to hold"), (5, "clone a process into the dyno")] {
             send(&mut ours, &request, &vec![null.as_fd(); fds]).unwrap();

@@ -358,20 +358,8 @@ fn zygote() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::{Failure, ProcessRequest, StdioKind};
+    use super::super::protocol::Failure;
     use super::*;
-
-    fn request() -> Request {
-        Request::Attendant(ProcessRequest {
-            uid: 3000,
-            line: "true".to_owned(),
-            env: Vec::new(),
-            stdio: StdioKind::Pipes,
-            max_processes: 1,
-            open_files: 1,
-            into_cgroup: false,
-        })
-    }
 
     /// A zygote that has ended, and the other end of its line.
     fn ended() -> (Zygote, UnixStream) {
@@ -386,7 +374,8 @@ mod tests {
         let (zygote, mut theirs) = ended();
         let not_shared = Failure::NotShared { what: "share".to_owned(), errno: libc::ENOSPC };
         send(&mut theirs, &Answer::<()>::Err(not_shared.clone()), &[]).unwrap();
-        let cloned = zygote.clone_init::<()>(&request(), &[], |_| panic!("there is no network"));
+        let cloned =
+            zygote.clone_init::<()>(&Request::of_attendant(), &[], |_| panic!("there is no network"));
         assert!(matches!(cloned, Err(Unstarted::Inside(failure)) if failure == not_shared));
     }
 
@@ -397,9 +386,9 @@ mod tests {
         send(&mut theirs, &Answer::Ok(()), &[null.as_fd(), null.as_fd()]).unwrap();
         send(&mut theirs, &Answer::Ok(1_u32), &[null.as_fd()]).unwrap();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _none = zygote.clone_init::<()>(&request(), &[], |_| panic!("on purpose"));
+            let _none = zygote.clone_init::<()>(&Request::of_attendant(), &[], |_| panic!("on purpose"));
         }));
         assert!(panicked.is_err());
-        assert!(send(&mut zygote.line().now.socket, &request(), &[]).is_err());
+        assert!(send(&mut zygote.line().now.socket, &Request::of_attendant(), &[]).is_err());
     }
 }

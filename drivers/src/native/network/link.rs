@@ -195,8 +195,8 @@ impl Links {
         }
     }
 
-    /// Sets up the network of a dyno, whose network namespace is that of these links: loopback, `eth0` and `eth1` with their
-    /// addresses, and the routes. [`Links::connect`] and [`Links::connect_extra`] have returned before.
+    /// Sets up the network of a dyno, whose network namespace is that of these links: loopback, `eth0` and `eth1` with
+    /// their addresses, and the routes. [`Links::connect`] and [`Links::connect_extra`] have returned before.
     ///
     /// # Errors
     /// If the kernel refuses a step, which is named, or an interface is not there.

@@ -6,14 +6,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    sendmsg, socket, socketpair,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
 };
 
 use crate::sys;
@@ -347,27 +346,6 @@ impl Socket {
         Err(NetworkError::NoAnswer { step: name.into() })
     }
 
-    /// Has the kernel close the socket some time after the end of this process.
-    ///
-    /// What is removed from nf_tables is gone at once, but its memory is freed only when no processor can be reading
-    /// it any more, and to close a socket that has spoken to nf_tables waits for that: some 10 milliseconds, in which
-    /// nobody else can speak to it nor make a link. So the socket goes into a message that nobody can receive once this
-    /// process has ended, since the one that could is in it too. The kernel looks for such messages whenever a socket is
-    /// closed, and drops them a little later (before 6.10 at once, so that this waits as well).
-    pub(super) fn close_after_exit(self) {
-        // Whatever fails here, it is closed now.
-        let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC);
-        let Ok((receiver, sender)) = pair else { return };
-        let both = [self.0.as_raw_fd(), receiver.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&both)];
-        let sent =
-            sendmsg::<()>(sender.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None);
-        if sent.is_ok() {
-            // By the end of this process, in this order.
-            let _left_open = (receiver.into_raw_fd(), sender.into_raw_fd());
-        }
-    }
-
     /// The index of an interface, in the socket's network namespace.
     pub(super) fn index(&self, name: &str) -> io::Result<u32> {
         sys::interface_index(self.0.as_fd(), name)
@@ -391,6 +369,12 @@ impl Socket {
             Err(Errno::EAGAIN) => Ok(None),
             Err(errno) => Err(NetworkError::Socket { operation: "read from", source: errno.into() }),
         }
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.0
     }
 }
 

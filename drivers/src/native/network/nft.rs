@@ -3,6 +3,7 @@
 //! A dyno is known by the [group](super::Allow::group) of its link, so that the rules do not change when dynos
 //! start and stop. Other tables are not touched, and what they drop stays dropped.
 
+mod closing;
 mod label;
 mod rule;
 
@@ -13,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
+use self::closing::close_after_exit;
 use self::label::Label;
 use self::rule::{
     ANY, Chain, Expression, HEADER_BYTES, NFTA_RULE_TABLE, Rule, by, comment, comment_text, destination,
@@ -103,7 +105,7 @@ impl Filter {
 
     /// Leaves them as they are.
     pub fn leave(self) {
-        self.0.close_after_exit();
+        close_after_exit(self.0.into());
     }
 
     /// Removes them, if they are there.
