@@ -310,7 +310,7 @@ pub trait Run: Send + Sync {
     }
 
     /// Waits for every process of the run to be gone; to be called after [`Run::main_exit`] has returned.
-    /// Cancel safe. Processes that turn up after a signal was sent are sent it as well.
+    /// Cancel safe. Processes that turn up after SIGKILL was sent are sent it as well.
     fn gone(&self) -> BoxFuture<'_, ()>;
 }
 

@@ -16,6 +16,8 @@ pub struct Stat {
     pub state: char,
     /// Its parent.
     pub parent: u32,
+    /// Its process group.
+    pub group: u32,
     /// Its session.
     pub session: u32,
     /// The processor time that it has used, in clock ticks.
@@ -74,6 +76,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat {
         state: fields.first()?.chars().next()?,
         parent: u32::try_from(number(1)?).ok()?,
+        group: u32::try_from(number(2)?).ok()?,
         session: u32::try_from(number(3)?).ok()?,
         cpu_ticks: number(11)? + number(12)?,
         start_time: number(19)?,

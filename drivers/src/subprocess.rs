@@ -9,13 +9,16 @@ use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, geteuid, pipe2};
 use tokio::io::unix::AsyncFd;
@@ -67,14 +70,19 @@ pub struct Subprocess {
     address: IpAddr,
     output: Mutex<Option<Output>>,
     notify: Mutex<Option<Notify>>,
-    kill: Mutex<Told>,
+    ending: Mutex<Ending>,
 }
 
-/// Which processes have been sent which signal.
+/// How the run has been told to end.
 #[derive(Debug, Default)]
-struct Told {
-    signal: Option<KillSignal>,
-    pids: HashSet<u32>,
+enum Ending {
+    #[default]
+    Not,
+    /// These process groups have been sent SIGTERM, once and each in one step: whoever is being forked has it, and what a
+    /// process starts to end with is of its group and has not. Groups that turn up later are sent it, too.
+    Told(HashSet<u32>),
+    /// All of it is to be killed, whatever is yet to come included.
+    Killed,
 }
 
 /// How long it is waited for a process that is being exec'd to be somebody: the kernel reads a page of a file or two
@@ -117,7 +125,7 @@ impl Subprocess {
             output: Mutex::new(output),
             // Anybody on this host can send to it: what counts is hsup's own user, whose the run is.
             notify: Mutex::new(notify.map(|(socket, _)| Notify { socket, sender: Some(geteuid().as_raw()) })),
-            kill: Mutex::default(),
+            ending: Mutex::default(),
         })
     }
 
@@ -156,47 +164,60 @@ impl Subprocess {
         stray.session == self.pid || stray.mark.as_deref() == Some(self.mark.as_str())
     }
 
-    /// Sends the signal that was last asked for to the members that have not had it.
+    /// Has members end as the run has been told to; all of them, whatever becomes of one.
     fn tell(&self, members: &[u32]) -> Result<(), SignalError> {
-        let mut told = self.told();
-        let Some(signal) = told.signal else { return Ok(()) };
         let mut result = Ok(());
-        for &pid in members {
-            if told.pids.contains(&pid) {
-                continue;
-            }
-            match self.send(pid, signal) {
-                Ok(()) => {
-                    told.pids.insert(pid);
+        let mut unsignalled = |pid, signal, source| {
+            result = Err(SignalError { signal, pid, dyno: self.dyno.clone(), source });
+        };
+        match &mut *self.ending() {
+            Ending::Not => {}
+            Ending::Told(told) => {
+                let groups = members.iter().filter_map(|pid| Some((*pid, process::stat(*pid)?.group)));
+                for (pid, group) in iter::once((self.pid, self.pid)).chain(groups) {
+                    // 0 and 1, which no dyno is of, stand for more than a group.
+                    if group <= 1 || !told.insert(group) {
+                        continue;
+                    }
+                    match killpg(Pid::from_raw(group.cast_signed()), Signal::SIGTERM) {
+                        Ok(()) | Err(Errno::ESRCH) => {}
+                        Err(error) => unsignalled(pid, KillSignal::Term, error.into()),
+                    }
                 }
-                Err(source) => result = Err(SignalError { signal, pid, dyno: self.dyno.clone(), source }),
+            }
+            Ending::Killed => {
+                for pid in members {
+                    if let Err(source) = self.kill(*pid) {
+                        unsignalled(*pid, KillSignal::Kill, source);
+                    }
+                }
             }
         }
         result
     }
 
-    /// Signals one member through a pidfd, having looked once more that it is still the same process. The main
+    fn ending(&self) -> MutexGuard<'_, Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kills one member through a pidfd, having looked once more that it is still the same process. The main
     /// process needs no second look: it is reaped by nobody else.
-    fn send(&self, pid: u32, signal: KillSignal) -> io::Result<()> {
+    fn kill(&self, pid: u32) -> io::Result<()> {
         let gone = |error: io::Error| match error.raw_os_error() {
             Some(libc::ESRCH) => Ok(()),
             _ => Err(error),
         };
         if pid == self.pid {
-            return sys::pidfd_signal(self.pidfd.get_ref().as_fd(), signal).or_else(gone);
+            return sys::pidfd_signal(self.pidfd.get_ref().as_fd(), KillSignal::Kill).or_else(gone);
         }
         let before = process::stat(pid).map(|stat| stat.start_time);
         match sys::pidfd_open(pid) {
             Ok(pidfd) if process::stat(pid).map(|stat| stat.start_time) == before => {
-                sys::pidfd_signal(pidfd.as_fd(), signal).or_else(gone)
+                sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill).or_else(gone)
             }
             Ok(_) => Ok(()),
             Err(error) => gone(error),
         }
-    }
-
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.kill.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads how the main process ended and, with `reap`, lets its pid go.
@@ -241,12 +262,12 @@ impl Run for Subprocess {
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
-        {
-            let mut told = self.told();
-            told.signal = Some(signal);
-            told.pids.clear();
-        }
-        self.tell(&self.members())
+        let members = self.members();
+        *self.ending() = match signal {
+            KillSignal::Term => Ending::Told(HashSet::new()),
+            KillSignal::Kill => Ending::Killed,
+        };
+        self.tell(&members)
     }
 
     fn main_exit(&self) -> BoxFuture<'_, MainExit> {
@@ -312,7 +333,7 @@ async fn wait_for(pid: u32) {
 
 /// Kills and reaps a child that cannot be watched.
 fn abandon(pid: Pid) {
-    let _gone = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
+    let _gone = killpg(pid, Signal::SIGKILL);
     let _reaped = nix::sys::wait::waitpid(pid, None);
 }
 

@@ -20,10 +20,17 @@ fn is_sleep(pid: &u32) -> bool {
 }
 
 /// Starts a dyno with this command beside one that goes on, stops it by the control API, and expects that
-/// nothing of it is left by the time of the answer while the other one lives.
+/// nothing of it is left by the time of the answer while the other one lives, and that nothing had to be killed.
 fn stops_with_its_dyno(line: &str, room: &Room) {
+    let hsup = stops_within("30s", line, room);
+    assert!(!hsup.printed().contains("SIGKILL"), "it was not told to end: {}", hsup.printed());
+    assert_eq!(hsup.stop().code, 0);
+    room.assert_nothing_left();
+}
+
+fn stops_within(timeout: &str, line: &str, room: &Room) -> Hsup {
     room.release(&room.app().process("web", "exec sleep 600", 1).process("worker", line, 1));
-    let hsup = room.hsup(["--stop-timeout", "1s", "start"]).up();
+    let hsup = room.hsup(["--stop-timeout", timeout, "start"]).up();
     let web = hsup.wait_up("web.1");
     let daemon = wait_daemon(room, &hsup);
     let answer = hsup.post("/control/stop", r#"{"Processes":["worker"]}"#);
@@ -31,8 +38,7 @@ fn stops_with_its_dyno(line: &str, room: &Room) {
     assert!(!procs::alive(daemon), "left behind: {}; {}", procs::describe(daemon), hsup.printed());
     assert!(procs::alive(web), "the other dyno goes on");
     assert_eq!(hsup.dyno_pid("web.1"), web);
-    assert_eq!(hsup.stop().code, 0);
-    room.assert_nothing_left();
+    hsup
 }
 
 fn wait_daemon(room: &Room, hsup: &Hsup) -> u32 {
@@ -74,7 +80,10 @@ fn a_daemon_that_forked_twice() {
 fn a_daemon_that_ignores_sigterm() {
     let room = Room::new();
     let line = format!("setsid sh -c 'trap \"\" TERM; {} &' ; exec sleep 600", sleeper(&room));
-    stops_with_its_dyno(&line, &room);
+    let hsup = stops_within("1s", &line, &room);
+    assert!(hsup.printed().contains("SIGKILL"), "{}", hsup.printed());
+    assert_eq!(hsup.stop().code, 0);
+    room.assert_nothing_left();
 }
 
 #[test]

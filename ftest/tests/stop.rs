@@ -85,6 +85,19 @@ fn a_dyno_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
 }
 
 #[test]
+fn what_a_process_does_to_end_is_not_told_to_end_itself() {
+    let room = Room::new();
+    let quick = "(trap 'sleep 0.2; exit' TERM; while :; do sleep 600 & wait; done) &";
+    let slow = "(trap 'sleep 0.5 && echo bye; exit' TERM; echo ready; while :; do sleep 600 & wait; done) &";
+    let hsup = start(&room, &room.app().process("web", &format!("{quick} {slow} trap exit TERM; wait"), 1));
+    hsup.wait_line("web.1 | ready");
+    // The main process ends first, then one of the others: the third is still at it.
+    let ended = hsup.stop();
+    assert!(ended.stdout.contains("web.1 | bye"), "{ended:?}");
+    assert!(!ended.stderr.contains("SIGKILL"), "{ended:?}");
+}
+
+#[test]
 fn a_second_signal_kills_at_once() {
     let room = Room::new();
     let hsup = start(&room, &room.app().process("web", STUBBORN, 2));

@@ -128,6 +128,8 @@ struct Entry {
 struct Dyno {
     place: Place,
     main: Pid,
+    /// Whether all have been told to end.
+    told: bool,
     /// How the main process ended, and when what is left of the dyno is killed.
     ended: Option<(u8, Instant)>,
     grace: Duration,
@@ -204,13 +206,18 @@ impl Entry {
     fn hear_signals(&mut self) -> io::Result<Option<u8>> {
         while let Some(told) = self.signals.read_signal()? {
             let number = i32::try_from(told.ssi_signo).map_err(io::Error::other)?;
-            match (Signal::try_from(number), &self.dyno) {
+            match (Signal::try_from(number), &mut self.dyno) {
                 (Ok(Signal::SIGCHLD), _) | (Err(_), _) => {}
                 (Ok(END_NOW), dyno) => {
                     let ended = dyno.as_ref().and_then(|dyno| dyno.ended);
                     return Ok(Some(ended.map_or(KILLED, |(status, _)| status)));
                 }
-                (Ok(signal), Some(_)) => everybody(self.place, signal)?,
+                // What is left has been told, and is at it.
+                (Ok(Signal::SIGTERM), Some(dyno)) if dyno.ended.is_some() => {}
+                (Ok(signal), Some(dyno)) => {
+                    dyno.told |= signal == Signal::SIGTERM;
+                    everybody(self.place, signal)?;
+                }
                 // There is nobody yet who could end in its own way.
                 (Ok(signal), None) => return Ok(Some(Exit::Signal(signal as i32).status())),
             }
@@ -256,7 +263,17 @@ impl Dyno {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
         let grace = Duration::from_millis(start.grace_ms);
-        Ok(Self { place, main, ended: None, grace, sink, pending: Vec::new(), no_more: false, terminal })
+        Ok(Self {
+            place,
+            main,
+            told: false,
+            ended: None,
+            grace,
+            sink,
+            pending: Vec::new(),
+            no_more: false,
+            terminal,
+        })
     }
 
     /// Hands on as much of its input as it takes.
@@ -317,8 +334,11 @@ impl Dyno {
             };
             if pid == self.main && self.ended.is_none() {
                 self.ended = Some((exit.status(), Instant::now() + self.grace));
-                // Processes that outlive it are given the time that they would have if hsup stopped the dyno.
-                everybody(self.place, Signal::SIGTERM)?;
+                // Processes that outlive it are given the time that they would have if hsup stopped the dyno. Where it
+                // does, what they do to end is not told to end itself.
+                if !std::mem::replace(&mut self.told, true) {
+                    everybody(self.place, Signal::SIGTERM)?;
+                }
             }
         };
         match self.ended {
