@@ -205,7 +205,8 @@ fn ps_watches_within_its_window() {
     room.release(&room.app().process("web", "exec sleep 600", 5));
     let hsup = room.hsup(["start"]).up();
     hsup.wait_up("web.5");
-    let window = ["sh", "-c", "stty cols 30 rows 4; exec \"$@\"", "sh"];
+    // What a shell starts in the background ignores ctrl-C, these tests maybe among it.
+    let window = ["env", "--default-signal=INT", "sh", "-c", "stty cols 30 rows 4; exec \"$@\"", "sh"];
     let watching = at_a_terminal(&room, &room.hsup(["ps", "--watch"]).through(window));
     watching.wait_line("... and 4 more lines");
     for line in watching.lines("web.") {
