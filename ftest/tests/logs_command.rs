@@ -65,10 +65,14 @@ fn the_newest_lines_are_shown_as_heroku_shows_them() {
 fn a_name_that_no_dyno_has_is_warned_of() {
     let room = Room::new();
     let hsup = two_dynos(&room);
-    let ended = room.bare(["logs", "--type", "wbe", "--dyno", "web.1", "-n", "1", "-s"]).arg(room.socket());
-    let ended = ended.end();
-    assert_eq!((ended.code, ended.stdout.lines().count()), (0, 1), "{ended:?}");
-    assert_eq!(ended.stderr, "hsup: warning: no dyno is called wbe; there are: web, worker\n", "{ended:?}");
+    for [command, option] in [["logs", "--type"], ["events", "--dyno"]] {
+        let ended =
+            room.bare([command, option, "wbe", "--dyno", "web.1", "-n", "1", "-s"]).arg(room.socket());
+        let ended = ended.end();
+        assert_eq!((ended.code, ended.stdout.lines().count()), (0, 1), "{ended:?}");
+        let warning = "hsup: warning: no dyno is called wbe; there are: web, worker\n";
+        assert_eq!(ended.stderr, warning, "{command}: {ended:?}");
+    }
     assert_eq!(hsup.stop().code, 0);
 }
 

@@ -232,8 +232,25 @@ fn unknown_target(target: &Target, types: &BTreeSet<String>) -> Fatal {
     Fatal::usage(no_such(target, types))
 }
 
+/// Warns of names that no dyno has, of which there will hardly be lines or events. Those of one that is gone are there still.
+pub(super) async fn warn_of_unknown(client: &Client, targets: &[Target]) -> Result<(), ClientError> {
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let status: StatusResponse = client.get_json("/status").await?;
+    let types: BTreeSet<String> =
+        status.processes.keys().chain(status.formation.keys()).map(ToString::to_string).collect();
+    let known = |target: &Target| {
+        types.contains(&target.to_string()) || status.dynos.iter().any(|dyno| target.covers(&dyno.name))
+    };
+    for target in targets.iter().filter(|target| !known(target)) {
+        let _nobody_listens = writeln!(io::stderr(), "hsup: warning: {}", no_such(target, &types));
+    }
+    Ok(())
+}
+
 /// Says that no dyno has this name, and which process types there are.
-pub(super) fn no_such(target: &Target, types: &BTreeSet<String>) -> String {
+fn no_such(target: &Target, types: &BTreeSet<String>) -> String {
     let known = types.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are: {known}") };
     format!("no dyno is called {target}; {known}")

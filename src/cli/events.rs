@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::process;
 
-use super::clients::talk_to;
+use super::clients::{talk_to, warn_of_unknown};
 use super::settings::Reader;
 use super::{Config, ExitCode, output};
 use crate::control::EventsQuery;
@@ -58,6 +58,7 @@ fn read_number(given: &str) -> Result<usize, String> {
 /// `hsup events`.
 pub fn events(config: &Config, query: &EventsQuery, json: bool) -> process::ExitCode {
     talk_to(config, async |client| {
+        warn_of_unknown(&client, &query.targets).await?;
         let mut screen = Screen { out: io::stdout(), json, partial: Vec::new() };
         let shown = client.stream(&query.resource(), |bytes| screen.show(bytes)).await?;
         output::finish(shown.break_value().map_or(Ok(()), Err))?;

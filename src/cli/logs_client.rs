@@ -1,16 +1,13 @@
 //! `hsup logs`: shows the newest log lines of a running hsup, and what comes after them.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::process;
 
-use super::clients::{no_such, talk_to};
+use super::clients::{talk_to, warn_of_unknown};
 use super::{Config, ExitCode, output};
-use crate::control::wire::StatusResponse;
-use crate::control::{Client, ClientError, LogsQuery};
+use crate::control::LogsQuery;
 use crate::logs::{COLOURS, may_be_coloured};
-use crate::model::Target;
 
 /// `hsup logs`.
 pub fn logs(config: &Config, query: &LogsQuery) -> process::ExitCode {
@@ -22,23 +19,6 @@ pub fn logs(config: &Config, query: &LogsQuery) -> process::ExitCode {
         output::finish(shown.break_value().map_or(Ok(()), Err))?;
         Ok(ExitCode::Ok.into())
     })
-}
-
-/// Warns of names that no dyno has, of which there will hardly be lines. What one has printed that is gone is there still.
-async fn warn_of_unknown(client: &Client, targets: &[Target]) -> Result<(), ClientError> {
-    if targets.is_empty() {
-        return Ok(());
-    }
-    let status: StatusResponse = client.get_json("/status").await?;
-    let types: BTreeSet<String> =
-        status.processes.keys().chain(status.formation.keys()).map(ToString::to_string).collect();
-    let known = |target: &Target| {
-        types.contains(&target.to_string()) || status.dynos.iter().any(|dyno| target.covers(&dyno.name))
-    };
-    for target in targets.iter().filter(|target| !known(target)) {
-        let _nobody_listens = writeln!(io::stderr(), "hsup: warning: {}", no_such(target, &types));
-    }
-    Ok(())
 }
 
 /// Where lines are shown.
