@@ -161,7 +161,7 @@ fn ps_watches_and_tells_each_change_once() {
     procs::signal(before, Signal::SIGKILL);
     let seen = read_until("SIGKILL", 1);
     assert!(seen.lines().count() <= 3, "what has not changed is told once: {seen}");
-    procs::signal(watching.id(), Signal::SIGINT);
+    procs::signal(watching.id(), Signal::SIGTERM);
     assert!(!watching.wait().expect("it is ours").success());
 }
 
