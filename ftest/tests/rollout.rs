@@ -1,6 +1,6 @@
 //! How one release takes the place of another, and how it goes back when it is bad.
 
-use hsup_ftest::{App, Hsup, Launch, Room, eventually, isolated_network, min_healthy};
+use hsup_ftest::{App, Driver, Hsup, Launch, Room, eventually, is_about, isolated_network, min_healthy};
 use serde_json::{Value, json};
 
 /// The history of an app without a name is not kept on disk.
@@ -138,6 +138,29 @@ fn the_release_phase_runs_once_and_its_failure_stops_the_rollout() {
     let hsup = start(&room, "replace").up();
     hsup.wait_line("worker.1 | this is 1");
     assert!(hsup.lines("migrating").is_empty(), "{}", hsup.printed());
+}
+
+#[test]
+fn what_ran_beside_a_release_phase_runs_beside_it_when_hsup_is_started_anew() {
+    if !is_about(Driver::Simple) {
+        return;
+    }
+    let room = Room::new();
+    room.release(&good(&room, 1));
+    let hsup = start(&room, "replace").up();
+    hsup.wait_line("release v1 is good");
+    let go = room.dir().join("go");
+    let phase = format!("echo migrating; until [ -e {} ]; do sleep 0.05; done", go.display());
+    room.release(&good(&room, 2).process("release", &phase, 1));
+    hsup.wait_line("release.1 | migrating");
+    hsup.stop();
+    let hsup = start(&room, "replace").up();
+    hsup.wait_line("worker.1 | this is 1");
+    hsup.wait_line("release.1 | migrating");
+    assert_eq!(release(&hsup), "v1");
+    std::fs::write(&go, "").expect("the room is ours");
+    hsup.wait_line("worker.1 | this is 2");
+    hsup.wait_line("release v2 is good");
 }
 
 #[test]

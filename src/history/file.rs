@@ -65,6 +65,8 @@ struct OneEntry {
     at: u64,
     #[serde(default)]
     phase_done: bool,
+    #[serde(default)]
+    beside_another: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,6 +119,7 @@ fn parse(bytes: &[u8], app: &AppName) -> Option<History> {
             },
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(entry.at),
             phase_done: entry.phase_done,
+            beside_another: entry.beside_another,
         })
     };
     let entries = document.releases.into_iter().map(entry).collect::<Option<_>>()?;
@@ -152,7 +155,8 @@ fn to_json(history: &History) -> Vec<u8> {
             Verdict::Bad { why } => (Some(false), Some(why.clone())),
         };
         let at = entry.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        OneEntry { release: raw(&entry.release), good, why, at, phase_done: entry.phase_done }
+        let Entry { phase_done, beside_another, .. } = *entry;
+        OneEntry { release: raw(&entry.release), good, why, at, phase_done, beside_another }
     };
     let pin = |pin: &Pin| OnePin { instead_of: raw(&pin.instead_of), release: raw(&pin.release) };
     let scaled = |Scaled { to, instead_of }| OneScale { to, instead_of };

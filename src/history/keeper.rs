@@ -288,10 +288,13 @@ impl Keeper {
                 "release {newest} was rolled back, and release {chosen} runs in its place until there is a newer one"
             );
         }
-        self.newest = Some(newest);
-        match self.next {
-            Some(_) => self.next = Some(chosen),
-            None => self.publish(chosen),
+        let is_first = self.newest.replace(newest).is_none();
+        // a release phase may take long, and what ran beside it before hsup ended is to run beside it now
+        let goes_on = is_first && self.history.is_in_release_phase(&chosen);
+        if self.next.is_some() {
+            self.next = Some(chosen);
+        } else if !(goes_on && self.stand_in(&chosen)) {
+            self.publish(chosen);
         }
         self.save().await;
     }
@@ -304,15 +307,15 @@ impl Keeper {
     }
 
     /// A release cannot be live so far. Where nothing is, since hsup has just been started, the last good one stands in:
-    /// it ran before, and what failed is tried again from there. Once, for it may fail as well.
-    fn stand_in(&mut self, failed: &Arc<Release>) -> bool {
+    /// it ran before, and the other one is tried from there. Once, for it may fail as well.
+    fn stand_in(&mut self, next: &Arc<Release>) -> bool {
         if self.live.is_some() || self.settings.newest_only || std::mem::replace(&mut self.stood_in, true) {
             return false;
         }
-        let Some(good) = self.history.stand_in_for(failed) else { return false };
-        tracing::warn!("release {}, which was good, runs until release {} can", good.version, failed.version);
+        let Some(good) = self.history.stand_in_for(next) else { return false };
+        tracing::warn!("release {}, which was good, runs until release {} can", good.version, next.version);
         self.publish(good);
-        self.next = Some(Arc::clone(failed));
+        self.next = Some(Arc::clone(next));
         true
     }
 

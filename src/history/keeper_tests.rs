@@ -198,6 +198,44 @@ async fn ended_before_3_was_live(dir: &Path) {
     bench.heard().await;
 }
 
+/// A release with a release phase.
+fn migration(version: u64) -> Arc<Release> {
+    let json = format!(
+        r#"{{"Version":{version},"Name":"myapp","Processes":[{{"Type":"web","Quantity":1,"Args":["x"]}},{{"Type":"release","Quantity":0,"Args":["y"]}}]}}"#
+    );
+    Arc::new(control_file::parse(json.as_bytes(), &AppName::unnamed()).unwrap().release)
+}
+
+#[tokio::test]
+async fn what_ran_beside_a_release_phase_runs_beside_it_when_hsup_is_started_anew() {
+    let publish = |bench: &Bench| {
+        bench.releases.send_replace(Some(Published { release: migration(4), stale: false }));
+    };
+    for (live, phase_done, first) in [(true, false, 2), (true, true, 4), (false, false, 4)] {
+        let temp = tempfile::tempdir().unwrap();
+        ended_before_3_was_live(temp.path()).await;
+        let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
+        if live {
+            bench.come(2).await;
+            bench.notes.tell(Note::Live(release(2)));
+        }
+        publish(&bench);
+        assert_eq!(bench.next().await, 4);
+        if phase_done {
+            bench.notes.tell(Note::PhaseDone(migration(4)));
+        }
+        bench.heard().await;
+        drop(bench);
+        let mut bench = Bench::start(Place::Keep(temp.path().to_owned()));
+        publish(&bench);
+        assert_eq!(bench.next().await, first);
+        if first == 2 {
+            bench.notes.tell(Note::Live(release(2)));
+            assert_eq!(bench.next().await, 4);
+        }
+    }
+}
+
 fn failed(version: u64) -> Note {
     Note::Failed { release: release(version), why: "its slug is gone".to_owned() }
 }

@@ -34,6 +34,8 @@ pub struct Entry {
     pub at: SystemTime,
     /// Whether the command of its release phase has succeeded.
     pub phase_done: bool,
+    /// Whether another one was live when it was first to run.
+    pub beside_another: bool,
 }
 
 /// A release that runs in place of the one that the source has.
@@ -123,6 +125,13 @@ impl History {
         self.find(release).is_some_and(|entry| entry.phase_done)
     }
 
+    /// Whether this release has been on its way while another one was live, and not come to the end of its release phase.
+    pub fn is_in_release_phase(&self, release: &Release) -> bool {
+        let on_its_way =
+            |entry: &Entry| entry.beside_another && !entry.phase_done && entry.verdict == Verdict::Pending;
+        release.release_phase().is_some() && self.find(release).is_some_and(on_its_way)
+    }
+
     /// This release is to run, while another one may be live.
     pub fn begin(&mut self, release: &Arc<Release>, live: Option<&Release>, now: SystemTime) {
         let entry = match self.position(release) {
@@ -130,12 +139,13 @@ impl History {
             Some(index) => {
                 let mut entry = self.entries.remove(index);
                 if let Verdict::Bad { .. } = entry.verdict {
-                    entry.verdict = Verdict::Pending;
+                    (entry.verdict, entry.beside_another) = (Verdict::Pending, live.is_some());
                 }
                 Entry { release: Arc::clone(release), ..entry }
             }
             None => {
-                Entry { release: Arc::clone(release), verdict: Verdict::Pending, at: now, phase_done: false }
+                let (release, beside_another) = (Arc::clone(release), live.is_some());
+                Entry { release, verdict: Verdict::Pending, at: now, phase_done: false, beside_another }
             }
         };
         self.entries.push(entry);

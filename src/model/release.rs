@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{AppName, ConfigVars, Formation, Process, Quantity, ReleaseVersion, StackName};
+use super::{AppName, ConfigVars, Formation, Process, ProcessType, Quantity, ReleaseVersion, StackName};
 
 /// Where a slug is to be had. A location may hold a signature or a password in its query or user part, so
 /// `Display` shows neither.
@@ -214,6 +214,12 @@ impl Release {
         let bare =
             |release: &Self| Self { formation: Formation::default(), logplex_url: None, ..release.clone() };
         bare(self) == bare(other) && processes(self) == processes(other)
+    }
+
+    /// The process type of the release phase, where the release has one.
+    pub fn release_phase(&self) -> Option<&ProcessType> {
+        let mut types = self.formation.iter().map(|process| &process.process_type);
+        types.find(|process_type| process_type.is_release_phase())
     }
 
     /// What to say of the change to a release that needs no restart.

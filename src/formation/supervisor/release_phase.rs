@@ -14,13 +14,13 @@ use super::Supervisor;
 use super::rollout::Made;
 use crate::dyno::{self, Ended, LastExit};
 use crate::history::Note;
-use crate::model::{DynoName, ProcessType, Release, Rollout};
+use crate::model::{DynoName, Rollout};
 
 impl Supervisor {
     /// A release has been prepared: it goes live, after its release phase where it has one that has not been run.
     pub(super) fn before_going_live(&mut self, preparing: Preparing, prepared: Arc<Prepared>) {
         let phase = match self.settings.work {
-            Work::Formation { .. } if !preparing.phase_done => release_phase(&preparing.release),
+            Work::Formation { .. } if !preparing.phase_done => preparing.release.release_phase().cloned(),
             Work::Formation { .. } | Work::OneOff { .. } | Work::Build => None,
         };
         let Some(process_type) = phase else {
@@ -95,10 +95,4 @@ impl Preparing {
     fn runs_phase(&self, id: Id) -> bool {
         matches!(self.state, PreparingState::Phase(running, _) if running == id)
     }
-}
-
-/// The process type of the release phase, where the release has one.
-fn release_phase(release: &Release) -> Option<ProcessType> {
-    let mut types = release.formation.iter().map(|process| &process.process_type);
-    types.find(|process_type| process_type.is_release_phase()).cloned()
 }

@@ -61,7 +61,7 @@ impl Supervisor {
         let live = self.live.as_ref();
         let now = live.map(|live| Side { release: &live.made.release, desired: &live.desired });
         let stays = live.is_some_and(|live| live.made.release.needs_no_restart(release));
-        let has_phase = release.formation.iter().any(|process| process.process_type.is_release_phase());
+        let has_phase = release.release_phase().is_some();
         let down = self.down.keys().cloned().collect();
         let preview = preview(now, &down, Side { release, desired: &desired });
         Ok(Preview { release_phase: has_phase && !phase_done && !stays, ..preview })
