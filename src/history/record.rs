@@ -34,7 +34,7 @@ pub struct Entry {
     pub at: SystemTime,
     /// Whether the command of its release phase has succeeded.
     pub phase_done: bool,
-    /// Whether another one was live when it was first to run.
+    /// Whether another one was live when it came, or when it came again after it had been bad.
     pub beside_another: bool,
 }
 
