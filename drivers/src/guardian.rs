@@ -175,26 +175,31 @@ impl Guardian {
     /// The processes that may have daemonised away from a dyno: the children of the guardian or, without it,
     /// every process there is. Each one's mark is read when it is first seen, and once: a program may overwrite
     /// its environment later.
-    pub(crate) fn strays(&self) -> Vec<Stray> {
+    ///
+    /// # Errors
+    /// As [`proc::look`].
+    pub(crate) fn strays(&self) -> io::Result<Vec<Stray>> {
         let me = process::id();
         let pids = match self.pid {
-            Some(guardian) if !self.dead.load(Ordering::Acquire) => proc::children(guardian),
-            Some(_) | None => proc::all().unwrap_or_default(),
+            Some(guardian) if !self.dead.load(Ordering::Acquire) => proc::look_for_children(guardian)?,
+            Some(_) | None => proc::seen(proc::all())?.unwrap_or_default(),
         };
-        let pids = pids.into_iter().filter(|pid| *pid != me);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *known);
-        for (pid, stat) in
-            pids.filter_map(|pid| Some((pid, proc::stat(pid)?))).filter(|(pid, stat)| stat.is_alive(*pid))
-        {
-            let same = before.get(&pid).filter(|stray| stray.start_time == stat.start_time);
+        let mut found = HashMap::new();
+        for pid in pids.into_iter().filter(|pid| *pid != me) {
+            let Some(stat) = proc::look(pid)?.filter(|stat| stat.is_alive(pid)) else { continue };
+            let same = known.get(&pid).filter(|stray| stray.start_time == stat.start_time);
             // A mark that is not there yet may be there later: a process that is being exec'd shows none.
-            let mark = same.and_then(|stray| stray.mark.clone()).or_else(|| proc::variable(pid, MARK));
+            let mark = match same.and_then(|stray| stray.mark.clone()) {
+                None => proc::look_for_variable(pid, MARK)?,
+                mark => mark,
+            };
             let may_get_mark = mark.is_none() && stat.is_being_executed(pid);
             let (session, start_time) = (stat.session, stat.start_time);
-            known.insert(pid, Stray { pid, session, start_time, mark, may_get_mark });
+            found.insert(pid, Stray { pid, session, start_time, mark, may_get_mark });
         }
-        known.values().cloned().collect()
+        *known = found;
+        Ok(known.values().cloned().collect())
     }
 
     /// The soft limit of open files with which hsup was started.

@@ -1,4 +1,6 @@
 //! What the kernel tells of processes. Read only; a process that goes away meanwhile is simply not there.
+//!
+//! To look takes descriptors. Where there being nobody decides something, it matters that there was one: see [`look`].
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -38,10 +40,11 @@ impl Stat {
     }
 
     /// Whether the process, whose pid that is, has not ended. One whose first thread has ended looks like one that
-    /// waits to be reaped, but for its other threads.
+    /// waits to be reaped, but for its other threads; where there is too little to look for them with, it may have some.
     pub fn is_alive(&self, pid: u32) -> bool {
-        let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-        !matches!(self.state, 'Z' | 'X' | 'x') || threads() > 1
+        let threads = || seen(fs::read_dir(format!("/proc/{pid}/task")));
+        !matches!(self.state, 'Z' | 'X' | 'x')
+            || threads().map_or(true, |threads| threads.is_some_and(|threads| threads.count() > 1))
     }
 }
 
@@ -64,9 +67,30 @@ pub fn ends_within(pidfd: BorrowedFd<'_>, limit: Duration) -> bool {
     }
 }
 
-/// Reads `/proc/PID/stat`.
+/// Reads `/proc/PID/stat`; none if it cannot be read, whatever the reason.
 pub fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    look(pid).ok().flatten()
+}
+
+/// Reads `/proc/PID/stat`; none if there is no such process, or none that this user may see.
+///
+/// # Errors
+/// If there is too little to look with, which says nothing of the process: no descriptor is left, or no memory.
+pub fn look(pid: u32) -> io::Result<Option<Stat>> {
+    Ok(seen(fs::read_to_string(format!("/proc/{pid}/stat")))?.as_deref().and_then(parse_stat))
+}
+
+/// What was read of processes; none if there is nothing to be read.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn seen<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            Err(error)
+        }
+        read => Ok(read.ok()),
+    }
 }
 
 /// The fields of proc_pid_stat(5); the second one, the name, may hold blanks and parentheses.
@@ -85,13 +109,22 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-/// The children of a process, whichever of its threads made them.
+/// The children of a process, whichever of its threads made them; none if they cannot be read, whatever the reason.
 pub fn children(pid: u32) -> Vec<u32> {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
-        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
+    look_for_children(pid).unwrap_or_default()
+}
+
+/// The children of a process, whichever of its threads made them.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_for_children(pid: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for task in seen(fs::read_dir(format!("/proc/{pid}/task")))?.into_iter().flatten().flatten() {
+        let list = seen(fs::read_to_string(task.path().join("children")))?.unwrap_or_default();
+        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(children)
 }
 
 /// The child of a process that has this pid in the namespace that it was cloned into: for one of an init, that which init
@@ -108,15 +141,18 @@ fn inner_pid(pid: u32) -> Option<u32> {
 }
 
 /// These processes and everything below them.
-pub fn with_descendants(roots: impl IntoIterator<Item = u32>) -> HashSet<u32> {
+///
+/// # Errors
+/// As [`look`].
+pub fn with_descendants(roots: impl IntoIterator<Item = u32>) -> io::Result<HashSet<u32>> {
     let mut found = HashSet::new();
     let mut queue: Vec<u32> = roots.into_iter().collect();
     while let Some(pid) = queue.pop() {
         if found.insert(pid) {
-            queue.extend(children(pid));
+            queue.extend(look_for_children(pid)?);
         }
     }
-    found
+    Ok(found)
 }
 
 /// Every process of the system.
@@ -127,12 +163,21 @@ pub fn all() -> io::Result<Vec<u32>> {
     Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// The value of a variable in the environment with which a process was started.
+/// The value of a variable in the environment with which a process was started; none if it cannot be read, whatever the
+/// reason.
 pub fn variable(pid: u32, name: &str) -> Option<String> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    look_for_variable(pid, name).ok().flatten()
+}
+
+/// The value of a variable in the environment with which a process was started.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_for_variable(pid: u32, name: &str) -> io::Result<Option<String>> {
+    let environment = seen(fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
     let mut entries = environment.split(|byte| *byte == 0);
-    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
-    String::from_utf8(value.to_vec()).ok()
+    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    Ok(value.and_then(|value| String::from_utf8(value.to_vec()).ok()))
 }
 
 /// The memory and processor time that processes use.

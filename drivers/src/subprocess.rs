@@ -88,6 +88,8 @@ enum Ending {
 /// How long it is waited for a process that is being exec'd to be somebody: the kernel reads a page of a file or two
 /// meanwhile. One that takes longer is none whose environment this user may read.
 const LONGEST_EXEC: Duration = Duration::from_millis(20);
+/// When it is looked again for what there was too little to look with, which nobody tells of when there is more.
+const NEXT_LOOK: Duration = Duration::from_secs(1);
 
 impl Subprocess {
     /// Starts a run.
@@ -133,29 +135,47 @@ impl Subprocess {
     ///
     /// A daemon that leaves its parent while its parents are being looked at is in none of the lists, and the mark of
     /// one that is being exec'd cannot be read, so that there being nobody counts only if nobody has moved meanwhile.
-    fn members(&self) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// As [`process::look`].
+    fn members(&self) -> io::Result<Vec<Member>> {
         let begun = Instant::now();
-        let mut strays = self.strays();
+        let mut strays = self.strays()?;
         loop {
             let roots = strays.iter().filter(|stray| self.owns(stray)).map(|stray| stray.pid);
-            let found = process::with_descendants(roots.chain([self.pid]));
+            let found = process::with_descendants(roots.chain([self.pid]))?;
             let nobody_else = found.len() == 1;
-            let alive: Vec<u32> = found.into_iter().filter(|pid| process::is_alive(*pid)).collect();
-            let after = self.strays();
+            let alive = found.into_iter().filter_map(|pid| Member::look(pid).transpose());
+            let alive = alive.collect::<io::Result<Vec<Member>>>()?;
+            let after = self.strays()?;
             let nobody_moved = strays.iter().map(|stray| stray.pid).eq(after.iter().map(|stray| stray.pid));
             let nobody_moves =
                 !strays.iter().any(|stray| stray.may_get_mark) || begun.elapsed() > LONGEST_EXEC;
             if !alive.is_empty() || nobody_else && nobody_moved && nobody_moves {
-                return alive;
+                return Ok(alive);
             }
             strays = after;
         }
     }
 
-    fn strays(&self) -> Vec<Stray> {
-        let mut strays = self.place.guardian().strays();
+    /// The same, as soon as there is enough to look with.
+    async fn members_at_last(&self) -> Vec<Member> {
+        loop {
+            match self.members() {
+                Ok(members) => return members,
+                Err(error) => {
+                    let dyno = &self.dyno;
+                    tracing::warn!(%error, "cannot look for the processes of {dyno}; looking again in a second");
+                    tokio::time::sleep(NEXT_LOOK).await;
+                }
+            }
+        }
+    }
+
+    fn strays(&self) -> io::Result<Vec<Stray>> {
+        let mut strays = self.place.guardian().strays()?;
         strays.sort_by_key(|stray| stray.pid);
-        strays
+        Ok(strays)
     }
 
     /// Whether a process that is not below the main process belongs to the run: it is of its session, or was
@@ -164,8 +184,9 @@ impl Subprocess {
         stray.session == self.pid || stray.mark.as_deref() == Some(self.mark.as_str())
     }
 
-    /// Has members end as the run has been told to; all of them, whatever becomes of one.
-    fn tell(&self, members: &[u32]) -> Result<(), SignalError> {
+    /// Has members end as the run has been told to; all of them, whatever becomes of one. The main process and its group
+    /// are told though they are not among them: for that nothing need be looked at.
+    fn tell(&self, members: &[Member]) -> Result<(), SignalError> {
         let mut result = Ok(());
         let mut unsignalled = |pid, signal, source| {
             result = Err(SignalError { signal, pid, dyno: self.dyno.clone(), source });
@@ -173,8 +194,9 @@ impl Subprocess {
         match &mut *self.ending() {
             Ending::Not => {}
             Ending::Told(told) => {
-                let groups = members.iter().filter_map(|pid| Some((*pid, process::stat(*pid)?.group)));
-                for (pid, group) in iter::once((self.pid, self.pid)).chain(groups) {
+                let there = members.iter().filter(|member| member.is_there().unwrap_or_default());
+                let main = self.has_its_pid().then_some((self.pid, self.pid));
+                for (pid, group) in main.into_iter().chain(there.map(|member| (member.pid, member.group))) {
                     // 0 and 1, which no dyno is of, stand for more than a group.
                     if group <= 1 || !told.insert(group) {
                         continue;
@@ -186,9 +208,16 @@ impl Subprocess {
                 }
             }
             Ending::Killed => {
-                for pid in members {
-                    if let Err(source) = self.kill(*pid) {
-                        unsignalled(*pid, KillSignal::Kill, source);
+                if self.has_its_pid() {
+                    // Whom that does not reach is told of as a member.
+                    let _together = killpg(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
+                }
+                let main = sys::pidfd_signal(self.pidfd.get_ref().as_fd(), KillSignal::Kill);
+                let others = members.iter().filter(|member| member.pid != self.pid);
+                let killed = others.map(|member| (member.pid, member.kill()));
+                for (pid, killed) in iter::once((self.pid, unless_gone(main))).chain(killed) {
+                    if let Err(source) = killed {
+                        unsignalled(pid, KillSignal::Kill, source);
                     }
                 }
             }
@@ -200,24 +229,10 @@ impl Subprocess {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Kills one member through a pidfd, having looked once more that it is still the same process. The main
-    /// process needs no second look: it is reaped by nobody else.
-    fn kill(&self, pid: u32) -> io::Result<()> {
-        let gone = |error: io::Error| match error.raw_os_error() {
-            Some(libc::ESRCH) => Ok(()),
-            _ => Err(error),
-        };
-        if pid == self.pid {
-            return sys::pidfd_signal(self.pidfd.get_ref().as_fd(), KillSignal::Kill).or_else(gone);
-        }
-        let before = process::stat(pid).map(|stat| stat.start_time);
-        match sys::pidfd_open(pid) {
-            Ok(pidfd) if process::stat(pid).map(|stat| stat.start_time) == before => {
-                sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill).or_else(gone)
-            }
-            Ok(_) => Ok(()),
-            Err(error) => gone(error),
-        }
+    /// Whether the main process, and its group, still have their pid to themselves: it has not been reaped.
+    fn has_its_pid(&self) -> bool {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::PIDFd(self.pidfd.get_ref().as_fd()), look).is_ok()
     }
 
     /// Reads how the main process ended and, with `reap`, lets its pid go.
@@ -237,6 +252,64 @@ impl Subprocess {
             }
         }
     }
+}
+
+/// A process of a run.
+struct Member {
+    pid: u32,
+    group: u32,
+    start_time: u64,
+}
+
+impl Member {
+    /// The process of this pid, if it is alive.
+    ///
+    /// # Errors
+    /// As [`process::look`].
+    fn look(pid: u32) -> io::Result<Option<Self>> {
+        let stat = process::look(pid)?.filter(|stat| stat.is_alive(pid));
+        Ok(stat.map(|stat| Self { pid, group: stat.group, start_time: stat.start_time }))
+    }
+
+    /// Whether it is, and not another one of its pid by now.
+    fn is_there(&self) -> io::Result<bool> {
+        Ok(process::look(self.pid)?.is_some_and(|stat| stat.start_time == self.start_time))
+    }
+
+    /// Its pidfd; none if it is gone.
+    fn hold(&self) -> io::Result<Option<OwnedFd>> {
+        match sys::pidfd_open(self.pid) {
+            Ok(pidfd) => Ok(self.is_there()?.then_some(pidfd)),
+            Err(error) => unless_gone(Err(error)).map(|()| None),
+        }
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        match self.hold()? {
+            Some(pidfd) => unless_gone(sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for it to end. It need not be our child.
+    async fn ended(&self) {
+        match self.hold().and_then(|held| held.map(sys::watch).transpose()) {
+            Ok(Some(pidfd)) => {
+                let _ended = pidfd.readable().await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let pid = self.pid;
+                tracing::warn!(pid, %error, "cannot watch a process; looking again in a second");
+                tokio::time::sleep(NEXT_LOOK).await;
+            }
+        }
+    }
+}
+
+/// That a process is gone is no error.
+fn unless_gone(told: io::Result<()>) -> io::Result<()> {
+    told.or_else(|error| if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) })
 }
 
 impl Run for Subprocess {
@@ -262,7 +335,8 @@ impl Run for Subprocess {
     }
 
     fn signal(&self, signal: KillSignal) -> Result<(), SignalError> {
-        let members = self.members();
+        // Who cannot be seen now is told later, while it is waited for all to be gone.
+        let members = self.members().unwrap_or_default();
         *self.ending() = match signal {
             KillSignal::Term => Ending::Told(HashSet::new()),
             KillSignal::Kill => Ending::Killed,
@@ -275,7 +349,7 @@ impl Run for Subprocess {
             if let Err(error) = self.pidfd.readable().await {
                 tracing::error!(dyno = self.dyno, pid = self.pid, %error, "cannot wait for the process");
             }
-            let alone = self.members().is_empty();
+            let alone = self.members_at_last().await.is_empty();
             MainExit { exit: self.main_status(alone), alone }
         })
     }
@@ -283,12 +357,12 @@ impl Run for Subprocess {
     fn gone(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             loop {
-                let members = self.members();
-                let Some(&first) = members.first() else { break };
+                let members = self.members_at_last().await;
+                let Some(first) = members.first() else { break };
                 if let Err(error) = self.tell(&members) {
                     tracing::warn!(error = %error.source, "{error}");
                 }
-                wait_for(first).await;
+                first.ended().await;
             }
             self.main_status(true);
         })
@@ -313,21 +387,6 @@ impl Exec for Subprocess {
                 self.gone().await;
             }
         })
-    }
-}
-
-/// Waits for a process that need not be our child to end.
-async fn wait_for(pid: u32) {
-    let watched = sys::pidfd_open(pid).and_then(sys::watch);
-    match watched {
-        Ok(pidfd) => {
-            let _ended = pidfd.readable().await;
-        }
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-        Err(error) => {
-            tracing::warn!(pid, %error, "cannot watch a process; looking again in a second");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
     }
 }
 

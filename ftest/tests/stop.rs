@@ -1,8 +1,9 @@
 //! Stopping: signals to hsup, `hsup stop`, the control API; and what may not be left behind.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hsup_ftest::{App, Hsup, Room, eventually, isolated_network, procs};
+use hsup_ftest::{App, Driver, Hsup, Room, driver, eventually, isolated_network, procs};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -81,6 +82,32 @@ fn a_dyno_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
     assert!(asked.elapsed() >= Duration::from_millis(500), "it had its time: {ended:?}");
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stderr.contains("web.1: Error R12 (Exit timeout)"), "{ended:?}");
+    room.assert_nothing_left();
+}
+
+#[test]
+fn a_dyno_is_killed_though_hsup_can_open_nothing() {
+    if driver() == Driver::Docker {
+        println!("skip: to kill a container is a request, which takes a connection");
+        return;
+    }
+    let room = Room::new();
+    let daemon = "setsid sh -c \"trap '' TERM; sleep 600\" &";
+    room.release(&room.app().process("web", &format!("{daemon} {STUBBORN}"), 1));
+    let hsup = room.hsup(["--stop-timeout", "300ms", "start"]).up();
+    hsup.wait_line("web.1 | ready");
+    let (main, proper) = (hsup.dyno_pid("web.1"), hsup.proper().to_string());
+    let may_open = |files: &str| {
+        let limit = Command::new("prlimit").args(["--pid", &proper, &format!("--nofile={files}:")]).status();
+        assert!(limit.is_ok_and(|status| status.success()));
+    };
+    may_open("3");
+    hsup.signal(Signal::SIGTERM);
+    let killed = || (!procs::alive(main)).then_some(());
+    eventually("the main process is killed", || hsup.printed(), killed);
+    may_open("1024");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 0, "{ended:?}");
     room.assert_nothing_left();
 }
 
