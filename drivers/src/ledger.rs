@@ -21,6 +21,9 @@ use crate::{KillSignal, process, sys};
 /// How long to wait for the processes that a dead hsup left behind to be gone once they are killed.
 const KILLED: Duration = Duration::from_secs(5);
 
+/// Of an entry that has to stay.
+const ALIVE: &str = "not all processes of its dynos can be killed; see ps -e for state D";
+
 /// A file operation on the ledger failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {operation} {}", path.display())]
@@ -93,7 +96,15 @@ pub fn kill_left(state_dir: &Path) -> Result<usize, LedgerError> {
     for dead in entries(state_dir, OwnerState::Dead)? {
         wait_for_owner(&dead.path);
         killed += kill_marked(&dead.mark);
-        dead.strike()?;
+        if none_is_marked(&dead.mark) {
+            dead.strike()?;
+        } else {
+            // By the entry the next start finds them again.
+            let entry = dead.path.display();
+            tracing::error!(
+                "of the hsup of {entry}, which is dead, {ALIVE}; `hsup doctor --fix` tries again"
+            );
+        }
     }
     Ok(killed)
 }
@@ -128,12 +139,11 @@ impl Left {
     fn mend(&self) -> Vec<Finding> {
         let mut findings = self.processes();
         kill_marked(&self.mark);
-        let (of_processes, of_entry) = if marked(&self.mark).is_empty() {
+        let (of_processes, of_entry) = if none_is_marked(&self.mark) {
             let kept = |error| State::Kept(crate::explain(&error));
             (State::Mended, self.strike().map_or_else(kept, |()| State::Mended))
         } else {
-            let why = "not all processes of its dynos can be killed; see ps -e for state D";
-            (State::Kept(why.to_owned()), State::Kept(why.to_owned()))
+            (State::Kept(ALIVE.to_owned()), State::Kept(ALIVE.to_owned()))
         };
         findings.iter_mut().for_each(|process| process.state = of_processes.clone());
         findings.push(self.finding(of_entry));
@@ -142,7 +152,7 @@ impl Left {
 
     /// The processes of its dynos.
     fn processes(&self) -> Vec<Finding> {
-        let processes = marked(&self.mark).into_iter().map(|pid| {
+        let processes = marked(&self.mark).unwrap_or_default().into_iter().map(|pid| {
             let mark = process::variable(pid, MARK).unwrap_or_default();
             let run = mark.strip_prefix(&self.mark).unwrap_or_default();
             let dyno = run.rsplit_once('.').map_or(run, |(dyno, _number)| dyno);
@@ -222,35 +232,44 @@ fn state_of(instance: &str, running: &Running) -> OwnerState {
 fn kill_marked(mark: &str) -> usize {
     let mut killed = 0;
     loop {
-        let left: Vec<OwnedFd> =
-            marked(mark).into_iter().filter_map(|pid| kill_if_marked(pid, mark)).collect();
+        let marked = marked(mark).unwrap_or_default();
+        let left: Vec<OwnedFd> = marked.into_iter().filter_map(|pid| kill_if_marked(pid, mark)).collect();
         if left.is_empty() {
             return killed;
         }
         killed += left.len();
         for pidfd in left {
             if !process::ends_within(pidfd.as_fd(), KILLED) {
-                tracing::error!(
-                    "a process that a dead hsup left behind cannot be killed; see ps -e for state D"
-                );
                 return killed;
             }
         }
     }
 }
 
-fn marked(mark: &str) -> Vec<u32> {
-    process::all().unwrap_or_default().into_iter().filter(|pid| is_marked(*pid, mark)).collect()
+/// Whether it is known that no process with such a mark is alive.
+fn none_is_marked(mark: &str) -> bool {
+    marked(mark).is_ok_and(|marked| marked.is_empty())
 }
 
-fn is_marked(pid: u32, mark: &str) -> bool {
-    process::is_alive(pid) && process::variable(pid, MARK).is_some_and(|value| value.starts_with(mark))
+fn marked(mark: &str) -> io::Result<Vec<u32>> {
+    let mut marked = Vec::new();
+    for pid in process::all()? {
+        if is_marked(pid, mark)? {
+            marked.push(pid);
+        }
+    }
+    Ok(marked)
+}
+
+fn is_marked(pid: u32, mark: &str) -> io::Result<bool> {
+    let is_alive = process::look(pid)?.is_some_and(|stat| stat.is_alive(pid));
+    Ok(is_alive && process::look_for_variable(pid, MARK)?.is_some_and(|value| value.starts_with(mark)))
 }
 
 /// The pidfd is opened first and the mark read again after, so that a reused pid is not killed.
 fn kill_if_marked(pid: u32, mark: &str) -> Option<OwnedFd> {
     let pidfd = sys::pidfd_open(pid).ok()?;
-    if !is_marked(pid, mark) {
+    if !is_marked(pid, mark).unwrap_or_default() {
         return None;
     }
     sys::pidfd_signal(pidfd.as_fd(), KillSignal::Kill).ok()?;
