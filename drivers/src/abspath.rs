@@ -8,6 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
 use crate::command::{c_string, shell_line};
 use crate::guardian::Guardian;
 use crate::simple::{DEFAULT_PATH, environment, host_address, shell};
@@ -22,11 +24,18 @@ unset profile
 exec "$0" -c "$1""#;
 
 /// The `abspath` driver.
+///
+/// There is one `/app`. What a release is prepared with leaves it alone: each start of a dyno, or of a release phase, has it
+/// show the slug of its own release. So the code that a dyno is started with is that of its release, also after another one
+/// has been prepared and was not good.
 #[derive(Debug)]
 pub struct AbsPath {
     app: Arc<AppDir>,
     /// Paths of the host, and the paths at which dynos see them.
-    binds: Vec<(PathBuf, PathBuf)>,
+    binds: Arc<[(PathBuf, PathBuf)]>,
+    /// The slug that this hsup has put there; none before the first one, and where that has failed halfway. Held while a
+    /// dyno is started.
+    shown: Arc<Mutex<Option<PathBuf>>>,
 }
 
 #[derive(Debug)]
@@ -43,9 +52,31 @@ impl AbsPath {
     pub fn new(guardian: Arc<Guardian>, app_dir: PathBuf, binds: Vec<(PathBuf, PathBuf)>) -> Self {
         let base = [("PATH", DEFAULT_PATH.to_owned()), ("HOME", app_dir.display().to_string())];
         let base = base.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { app: Arc::new(AppDir { guardian, path: app_dir, base, address: host_address() }), binds }
+        let app = Arc::new(AppDir { guardian, path: app_dir, base, address: host_address() });
+        Self { app, binds: binds.into(), shown: Arc::default() }
+    }
+
+    /// Has `/app` show a slug, where it shows another one, with what is bound.
+    async fn show(&self, mut shown: Shown, slug_dir: &Path) -> Result<Shown, Failed> {
+        if shown.as_deref() == Some(slug_dir) {
+            return Ok(shown);
+        }
+        let (slug_dir, app_dir) = (slug_dir.to_owned(), self.app.path.clone());
+        let binds = Arc::clone(&self.binds);
+        let show = move || {
+            *shown = None;
+            install(&slug_dir, &app_dir)?;
+            binds.iter().try_for_each(|(host, inside)| bind(host, inside))?;
+            *shown = Some(slug_dir);
+            Ok(shown)
+        };
+        let done = tokio::task::spawn_blocking(show).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 }
+
+/// What `/app` shows, for one that starts something there.
+type Shown = OwnedMutexGuard<Option<PathBuf>>;
 
 impl Place for AppDir {
     fn guardian(&self) -> &Guardian {
@@ -65,16 +96,37 @@ impl Place for AppDir {
     }
 }
 
+/// What of `/app` could not be done.
+#[derive(Debug)]
+struct Failed {
+    operation: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failed {
+    let path = path.to_owned();
+    move |source| Failed { operation, path, source }
+}
+
+impl From<Failed> for BuildError {
+    fn from(Failed { operation, path, source }: Failed) -> Self {
+        Self::Io { operation, path, source }
+    }
+}
+
+impl From<Failed> for StartError {
+    fn from(Failed { operation, path, source }: Failed) -> Self {
+        Self::SetUp { what: format!("{operation} {}", path.display()), source }
+    }
+}
+
 /// Makes `app_dir` show the files of a slug.
 ///
 /// Where it can be a link it is one, which is switched in one step and leaves dynos of the release before in
 /// the directory that they started in. A directory that is a mount point or holds files that hsup did not put
 /// there cannot be replaced; it is emptied and filled.
-fn install(slug_dir: &Path, app_dir: &Path) -> Result<(), BuildError> {
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| BuildError::Io { operation, path, source }
-    };
+fn install(slug_dir: &Path, app_dir: &Path) -> Result<(), Failed> {
     let next = app_dir.with_extension("next");
     let _left_by_a_crash = fs::remove_file(&next);
     if !app_dir.is_symlink() && app_dir.exists() && fs::remove_dir(app_dir).is_err() {
@@ -94,11 +146,7 @@ fn install(slug_dir: &Path, app_dir: &Path) -> Result<(), BuildError> {
 }
 
 /// Shows a path of the host at another one. What is there already stays, unless it is a link that hsup made.
-fn bind(host: &Path, inside: &Path) -> Result<(), BuildError> {
-    let failed = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| BuildError::Io { operation, path, source }
-    };
+fn bind(host: &Path, inside: &Path) -> Result<(), Failed> {
     if host == inside || fs::read_link(inside).is_ok_and(|target| target == host) {
         return Ok(());
     }
@@ -140,22 +188,28 @@ impl DynoDriver for AbsPath {
     }
 
     fn build<'a>(&'a self, spec: &'a BuildSpec) -> BoxFuture<'a, Result<Built, BuildError>> {
-        let (app_dir, binds) = (self.app.path.clone(), self.binds.clone());
         Box::pin(async move {
             let slug_dir = spec.slug_dir.clone().ok_or(BuildError::NoSlug { driver: "abspath" })?;
-            let install = move || {
-                install(&slug_dir, &app_dir)?;
-                binds.iter().try_for_each(|(host, inside)| bind(host, inside))
-            };
-            let installed = tokio::task::spawn_blocking(install).await;
-            installed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-            Ok(Built::default())
+            let shown = Arc::clone(&self.shown).lock_owned().await;
+            if shown.is_none() {
+                // Nothing runs there yet: what `hsup build` leaves, in an image, is whole.
+                self.show(shown, &slug_dir).await?;
+            }
+            Ok(Built { app_dir: Some(slug_dir), ..Built::default() })
         })
     }
 
     fn start<'a>(&'a self, spec: &'a DynoSpec) -> BoxFuture<'a, Result<Arc<dyn Run>, StartError>> {
         let place: Arc<dyn Place> = Arc::clone(&self.app) as _;
-        Box::pin(async { Subprocess::start(place, spec) })
+        Box::pin(async move {
+            let mut shown = Arc::clone(&self.shown).lock_owned().await;
+            if let Some(slug_dir) = &spec.built.app_dir {
+                shown = self.show(shown, slug_dir).await?;
+            }
+            let started = Subprocess::start(place, spec);
+            drop(shown);
+            started
+        })
     }
 }
 

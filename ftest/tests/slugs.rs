@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use hsup_ftest::{Driver, Room, is_about, min_healthy, runs_slugs, slug};
+use hsup_ftest::{Driver, Room, is_about, min_healthy, procs, runs_slugs, slug};
 use nix::sys::signal::Signal;
 
 fn location(path: &std::path::Path) -> String {
@@ -145,6 +145,29 @@ fn a_slug_that_appears_later_is_tried_again() {
     hsup.wait_line("trying again");
     fs::copy(room.path("slug.tgz"), &late).expect("it can be copied");
     hsup.wait_line("web.1 | one");
+}
+
+#[test]
+fn a_dyno_has_the_code_of_its_own_release_whatever_has_been_prepared_since() {
+    if !runs_slugs() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app().process("web", "cat version; exec sleep 600", 1));
+    let hsup = room.hsup(["start"]).up();
+    hsup.wait_line("web.1 | one");
+    let two = slug::pack(room.dir(), "two.tgz", &[("version", "two\n")]);
+    let two = room.app().version(2).slug(&location(&two));
+    room.release(&two.process("web", "cat version; exec sleep 600", 1).process(
+        "release",
+        "cat version; exit 4",
+        1,
+    ));
+    hsup.wait_line("release.1 | two");
+    hsup.wait_line("release v2 is bad");
+    procs::signal(hsup.dyno_pid("web.1"), Signal::SIGKILL);
+    hsup.wait_nth_line("web.1 | one", 2);
+    assert_eq!(hsup.stop().code, 0);
 }
 
 #[test]
