@@ -1,7 +1,10 @@
-//! The binary that is the entry of containers: whether it runs in any image, and its digest.
+//! The binary that is the entry of containers: whether it runs in any image, its digest, and what is in it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -10,10 +13,12 @@ use super::error::DockerError;
 /// The kind of a program header that names an interpreter: the dynamic linker, which no image need have.
 const PT_INTERP: u32 = 3;
 
-/// The entry of containers.
+/// The entry of containers. It stays open: when hsup is upgraded while it runs, there is another program at its path,
+/// which nobody has looked at.
 #[derive(Clone, Debug)]
 pub(super) struct Binary {
-    pub(super) path: PathBuf,
+    file: Arc<File>,
+    pub(super) size: u64,
     pub(super) digest: String,
 }
 
@@ -31,16 +36,40 @@ impl Binary {
                 source,
             })?,
         };
-        let bytes = fs::read(&path).map_err(|source| DockerError::Io {
+        let mut bytes = Vec::new();
+        let opened = File::open(&path).and_then(|mut file| {
+            file.read_to_end(&mut bytes)?;
+            Ok(Arc::new(file))
+        });
+        let file = opened.map_err(|source| DockerError::Io {
             operation: "read the entry of containers,",
             path: path.clone(),
             source,
         })?;
         match interpreter(&bytes) {
-            Some(false) => Ok(Self { digest: hex(&Sha256::digest(&bytes)), path }),
+            Some(false) => Ok(Self { file, size: bytes.len() as u64, digest: hex(&Sha256::digest(&bytes)) }),
             Some(true) => Err(DockerError::Entry { path, why: "it is not linked statically".to_owned() }),
             None => Err(DockerError::Entry { path, why: "it is not a 64-bit Linux program".to_owned() }),
         }
+    }
+
+    /// Reads it from its beginning. Builds that run at once do not disturb each other.
+    pub(super) fn read(&self) -> impl Read + use<> {
+        FromStart { file: Arc::clone(&self.file), at: 0 }.take(self.size)
+    }
+}
+
+/// A file that others read at the same time, each at a place of its own.
+struct FromStart {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(bytes, self.at)?;
+        self.at += length as u64;
+        Ok(length)
     }
 }
 
@@ -71,6 +100,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -91,5 +122,24 @@ mod tests {
         }
         let error = Binary::find(Some(Path::new("/bin/sh"))).unwrap_err().to_string();
         assert!(error.contains("--docker-entry"), "{error}");
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_found_by_each_from_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("entry");
+        let program = [&b"\x7fELF\x02\x01"[..], &[0; 58], b"the old one"].concat();
+        fs::write(&path, &program).unwrap();
+        let binary = Binary::find(Some(&path)).unwrap();
+        fs::write(dir.path().join("new"), "the new one").unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        let (mut one, mut two) = (binary.read(), binary.read());
+        let (mut first, mut others) = ([0; 7], Vec::new());
+        one.read_exact(&mut first).unwrap();
+        two.read_to_end(&mut others).unwrap();
+        assert_eq!(others, program);
+        others.clear();
+        one.read_to_end(&mut others).unwrap();
+        assert_eq!([&first[..], &others].concat(), program);
     }
 }

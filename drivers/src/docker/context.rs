@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, Header};
 use tokio::sync::mpsc;
 
-use super::binary::hex;
+use super::binary::{Binary, hex};
 use super::entry;
 
 /// The user and the group of dynos in their containers.
@@ -27,7 +27,7 @@ pub(super) struct Context {
     /// The image of the stack.
     pub(super) stack_image: String,
     /// The entry.
-    pub(super) entry: PathBuf,
+    pub(super) entry: Binary,
     /// What is to be at `/app`.
     pub(super) app_dir: PathBuf,
 }
@@ -63,10 +63,9 @@ CMD []
         header.set_mode(0o644);
         archive.append_data(&mut header, "Dockerfile", dockerfile.as_bytes())?;
         let mut header = Header::new_gnu();
-        let binary = fs::File::open(&self.entry)?;
-        header.set_size(binary.metadata()?.len());
+        header.set_size(self.entry.size);
         header.set_mode(0o755);
-        archive.append_data(&mut header, entry::NAME, binary)?;
+        archive.append_data(&mut header, entry::NAME, self.entry.read())?;
         append(&mut archive, &self.app_dir, Path::new("app"))?;
         archive.into_inner()?.flush()
     }
@@ -155,6 +154,7 @@ impl Write for Sending {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -163,28 +163,56 @@ mod tests {
         fs::create_dir_all(dir.join("app/bin")).unwrap();
         fs::write(dir.join("app/bin/web"), "x".repeat(3 * PIECE_BYTES)).unwrap();
         symlink("../../../etc", dir.join("app/link")).unwrap();
-        fs::write(dir.join("binary"), "binary").unwrap();
+        fs::write(dir.join("binary"), program()).unwrap();
         Context {
             stack_image: "heroku/heroku:24".to_owned(),
-            entry: dir.join("binary"),
+            entry: Binary::find(Some(&dir.join("binary"))).unwrap(),
             app_dir: dir.join("app"),
         }
     }
 
-    #[tokio::test]
-    async fn the_archive_has_the_app_the_entry_and_a_dockerfile() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pieces, made) = context(dir.path()).send();
+    /// As much of a static program as there has to be.
+    fn program() -> Vec<u8> {
+        [&b"\x7fELF\x02\x01"[..], &[0; 58], b"the program"].concat()
+    }
+
+    /// All that is sent to the engine.
+    async fn archive(context: Context) -> Vec<u8> {
+        let (mut pieces, made) = context.send();
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.recv().await {
             bytes.extend(piece.unwrap());
         }
         made.await.unwrap().unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn the_archive_has_the_app_the_entry_and_a_dockerfile() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = archive(context(dir.path())).await;
         let mut archive = tar::Archive::new(&bytes[..]);
         let names =
             archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string());
         let names: Vec<String> = names.collect();
         assert_eq!(names, ["Dockerfile", "hsup-entry", "app", "app/bin", "app/bin/web", "app/link"]);
+    }
+
+    #[tokio::test]
+    async fn the_entry_is_the_one_that_was_found_though_another_has_its_name_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(dir.path());
+        fs::write(dir.path().join("new"), "another program, which is of another size and not checked")
+            .unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("binary")).unwrap();
+        let (one, two) = tokio::join!(archive(context.clone()), archive(context));
+        for bytes in [one, two] {
+            let mut archive = tar::Archive::new(&bytes[..]);
+            let mut entry = archive.entries().unwrap().nth(1).unwrap().unwrap();
+            let mut sent = Vec::new();
+            entry.read_to_end(&mut sent).unwrap();
+            assert_eq!((entry.path().unwrap().as_ref(), sent), (Path::new(entry::NAME), program()));
+        }
     }
 
     #[tokio::test]

@@ -90,7 +90,7 @@ impl Docker {
         let app_dir = spec.slug_dir.clone().or_else(|| self.app_dir.clone());
         let app_dir = app_dir.ok_or(BuildError::NoSlug { driver: "docker" })?;
         let stack_image = self.stack_images.of(spec.stack.as_deref());
-        let context = Context { stack_image, entry: self.entry.path.clone(), app_dir };
+        let context = Context { stack_image, entry: self.entry.clone(), app_dir };
         let store = Store {
             state: &self.starter.ownership.state,
             entry_digest: &self.entry.digest,
