@@ -86,6 +86,21 @@ fn ctrl_c_ends_a_program_that_does_not_mind_it() {
 }
 
 #[test]
+fn ctrl_c_ends_a_program_that_prints_without_end() {
+    if !has_script() {
+        return;
+    }
+    let room = Room::new();
+    room.release(&room.app());
+    let hsup = at_a_terminal(&room, &room.hsup(["run", "exec yes flood"]));
+    hsup.wait_line("flood");
+    hsup.type_text("\x03");
+    let ended = hsup.end();
+    assert_eq!(ended.code, 128 + 2, "{}", ended.stderr);
+    room.assert_nothing_left();
+}
+
+#[test]
 fn a_shell_has_job_control() {
     if !has_script() {
         return;

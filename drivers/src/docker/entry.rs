@@ -40,6 +40,9 @@ const ABANDONED: u8 = KILLED;
 /// How much of the dyno's input is held while the dyno does not read it.
 const MAX_PENDING_BYTES: usize = 64 * 1024;
 
+/// More than a terminal holds of what was printed there and not yet shown.
+const MAX_UNSHOWN_BYTES: usize = 64 * 1024;
+
 /// What is handed on to the dyno. SIGPIPE comes when nobody reads what it prints any more: the engine, which reads
 /// it in any case, would not tell it.
 const HANDED_ON: [Signal; 7] = [
@@ -150,7 +153,7 @@ impl Entry {
         }
         if let Some(dyno) = &mut self.dyno {
             if printed {
-                dyno.print()?;
+                dyno.show(&mut io::stdout())?;
             }
             if writable {
                 dyno.feed()?;
@@ -297,19 +300,35 @@ impl Dyno {
         Ok(())
     }
 
-    /// Shows what there is at its terminal.
-    fn print(&mut self) -> io::Result<()> {
+    /// Shows a piece of what there is at its terminal; tells how long it was. One that prints faster than that is taken
+    /// is not to hold up what it is told.
+    fn show(&mut self, to: &mut impl Write) -> io::Result<usize> {
+        let Some(terminal) = &self.terminal else { return Ok(0) };
         let mut bytes = [0; 16 * 1024];
-        while let Some(terminal) = &self.terminal {
-            match nix::unistd::read(terminal, &mut bytes) {
-                Ok(0) | Err(Errno::EIO) => self.terminal = None,
-                Ok(length) => io::stdout().write_all(bytes.get(..length).unwrap_or_default())?,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(error) => return Err(error.into()),
+        let length = match nix::unistd::read(terminal, &mut bytes) {
+            Ok(0) | Err(Errno::EIO) => {
+                self.terminal = None;
+                0
+            }
+            Ok(length) => length,
+            Err(Errno::EINTR | Errno::EAGAIN) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        to.write_all(bytes.get(..length).unwrap_or_default())?;
+        to.flush()?;
+        Ok(length)
+    }
+
+    /// Shows the last of it: no more than was there, since those who outlive the main process may print on.
+    fn show_the_last(&mut self, to: &mut impl Write) -> io::Result<()> {
+        let mut shown = 0;
+        while shown < MAX_UNSHOWN_BYTES {
+            match self.show(to)? {
+                0 => break,
+                length => shown += length,
             }
         }
-        io::stdout().flush()
+        Ok(())
     }
 
     fn resize(&self, [rows, columns]: [u16; 2]) {
@@ -343,7 +362,7 @@ impl Dyno {
         };
         match self.ended {
             Some((status, kill_at)) if !left || Instant::now() >= kill_at => {
-                self.print()?;
+                self.show_the_last(&mut io::stdout())?;
                 Ok(Some(status))
             }
             Some(_) | None => Ok(None),
@@ -360,5 +379,83 @@ fn everybody(place: Place, signal: Signal) -> io::Result<()> {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(error) => Err(error.into()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::pty::{OpenptyResult, openpty};
+    use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+
+    use super::*;
+
+    const PIECE: &[u8] = b"and on it goes ";
+
+    /// Who prints again as soon as what was printed is taken.
+    struct Flood {
+        prints_at: OwnedFd,
+        shown_at: OwnedFd,
+        taken: usize,
+    }
+
+    impl Flood {
+        fn print(&self) {
+            nix::unistd::write(&self.prints_at, PIECE).unwrap();
+            poll(&mut [PollFd::new(self.shown_at.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+        }
+    }
+
+    impl Write for Flood {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if !bytes.is_empty() {
+                assert!(self.taken < 2 * MAX_UNSHOWN_BYTES, "it goes on without end");
+                self.taken += bytes.len();
+                self.print();
+            }
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A dyno whose terminal is never empty.
+    fn flooded() -> (Dyno, Flood) {
+        let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+        let mut raw = tcgetattr(&slave).unwrap();
+        cfmakeraw(&mut raw);
+        tcsetattr(&slave, SetArg::TCSANOW, &raw).unwrap();
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let flood = Flood { prints_at: slave, shown_at: master.try_clone().unwrap(), taken: 0 };
+        flood.print();
+        let dyno = Dyno {
+            place: Place::Inside,
+            main: Pid::this(),
+            told: false,
+            ended: None,
+            grace: Duration::ZERO,
+            sink: None,
+            pending: Vec::new(),
+            no_more: false,
+            terminal: Some(master),
+        };
+        (dyno, flood)
+    }
+
+    #[test]
+    fn a_dyno_that_prints_without_end_is_shown_piece_by_piece() {
+        let (mut dyno, mut flood) = flooded();
+        for n in 1..=3 {
+            assert_eq!(dyno.show(&mut flood).unwrap(), PIECE.len());
+            assert_eq!(flood.taken, n * PIECE.len());
+        }
+    }
+
+    #[test]
+    fn the_last_of_what_is_printed_without_end_has_an_end() {
+        let (mut dyno, mut flood) = flooded();
+        dyno.show_the_last(&mut flood).unwrap();
+        assert!(flood.taken >= MAX_UNSHOWN_BYTES, "{}", flood.taken);
     }
 }
