@@ -11,6 +11,8 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -24,6 +26,12 @@ use super::error::DockerError;
 
 /// An engine that is up accepts within milliseconds; 10 s leave room for a lost SYN or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a host that has lost its power or its network breaks after a minute: one that has been silent for so
+/// long is asked whether it is there, and again, so many times.
+const SILENT_SECONDS: u32 = 30;
+const ASK_AGAIN_SECONDS: u32 = 10;
+const TIMES_ASKED: u32 = 3;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -53,8 +61,7 @@ impl Dialer {
         match (self.endpoint.as_ref(), &self.tls) {
             (Endpoint::Unix(path), _) => Ok(Box::new(UnixStream::connect(path).await?)),
             (Endpoint::Tcp { host, port, tls: _ }, tls) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
+                let stream = connect_over_tcp(host, *port).await?;
                 let Some(tls) = tls else { return Ok(Box::new(stream)) };
                 let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
                 Ok(Box::new(tls.connect(name, stream).await?))
@@ -79,6 +86,19 @@ impl Dialer {
         *request.uri_mut() = path.parse().map_err(io::Error::other)?;
         Ok(sender.send_request(request).await?)
     }
+}
+
+/// A connection that breaks when there is nobody any more at its other end: an answer may take as long as a dyno, and
+/// would be waited for without end. `TCP_USER_TIMEOUT` is left alone: it would also break the connection to an engine
+/// that is there, when a dyno does not read its input for as long.
+async fn connect_over_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    setsockopt(&stream, KeepAlive, &true)?;
+    setsockopt(&stream, TcpKeepIdle, &SILENT_SECONDS)?;
+    setsockopt(&stream, TcpKeepInterval, &ASK_AGAIN_SECONDS)?;
+    setsockopt(&stream, TcpKeepCount, &TIMES_ASKED)?;
+    Ok(stream)
 }
 
 /// TLS as Docker has it: only that authority is trusted, and hsup shows a certificate of its own.
@@ -107,4 +127,22 @@ fn configure(TlsFiles(dir): &TlsFiles) -> Result<ClientConfig, DockerError> {
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_root_certificates(roots).with_client_auth_cert(own, key_der))
         .map_err(|error| wrong(&cert)(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_silent_host_is_asked_whether_it_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect_over_tcp("127.0.0.1", listener.local_addr().unwrap().port()).await.unwrap();
+        assert!(getsockopt(&stream, KeepAlive).unwrap());
+        let (silent, again) = (getsockopt(&stream, TcpKeepIdle), getsockopt(&stream, TcpKeepInterval));
+        let times = getsockopt(&stream, TcpKeepCount).unwrap();
+        assert_eq!(silent.unwrap() + again.unwrap() * times, 60);
+    }
 }
