@@ -147,13 +147,14 @@ impl Engine {
         self.daemon = child;
     }
 
-    /// Ends the daemon by a signal, and waits for its end.
+    /// Ends the daemon by a signal, be it frozen or not, and waits for its end.
     ///
     /// # Panics
     /// If it does not end.
     pub fn kill(&mut self, signal: Signal) {
         let Some(mut daemon) = self.daemon.take() else { return };
         procs::signal(daemon.id(), signal);
+        procs::signal(daemon.id(), Signal::SIGCONT);
         daemon.wait().expect("a child can be waited for");
         // containerd is the daemon's child, and ends with it or is killed here
         for pid in procs::marked(&self.run.path().join("x").display().to_string()) {
@@ -161,6 +162,11 @@ impl Engine {
         }
         let _is_there_or_not = fs::remove_file(self.run.path().join("pid"));
         let _is_there_or_not = fs::remove_file(self.run.path().join("x/containerd/containerd.pid"));
+    }
+
+    /// Has the daemon say nothing any more, like one whose host has lost its network. Its connections stay.
+    pub fn freeze(&self) {
+        self.daemon.iter().for_each(|daemon| procs::signal(daemon.id(), Signal::SIGSTOP));
     }
 
     /// What `DOCKER_HOST` is to be.

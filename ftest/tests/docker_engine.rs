@@ -66,6 +66,23 @@ fn hsup_ends_without_its_engine_and_the_next_start_removes_what_was_left() {
 }
 
 #[test]
+fn hsup_ends_though_its_engine_says_nothing_any_more() {
+    if !is_about(Driver::Docker) {
+        return;
+    }
+    let room = Room::new();
+    let engine = Engine::start();
+    room.release(&room.app().process("web", "exec sleep 600", 1));
+    let hsup = with(&room, &engine, &["--stop-timeout", "1s", "start"]).up();
+    hsup.wait_up("web.1");
+    engine.freeze();
+    let ended = hsup.stop();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stderr.contains("did not answer in time"), "{ended:?}");
+    assert!(ended.stderr.contains("the next start of hsup removes it"), "{ended:?}");
+}
+
+#[test]
 fn an_engine_over_tcp_is_as_good_and_with_tls_both_sides_are_verified() {
     if !is_about(Driver::Docker) {
         return;

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::engine::Engine;
 use super::entry::END_NOW;
@@ -29,9 +29,11 @@ use crate::{Exit, KillSignal, sys};
 const LAST_LINES: Duration = Duration::from_secs(10);
 /// How long the entry of a container that is to be killed may take to end by itself.
 const ENTRY_ENDS: Duration = Duration::from_secs(1);
-/// How long a dyno that was to be killed is waited for while the engine is away: its container goes with the next
-/// start of hsup.
+/// How long a dyno that was to be killed is waited for while the engine is away, or before it is asked whether it is:
+/// its container goes with the next start of hsup.
 const GIVE_UP: Duration = Duration::from_secs(5);
+/// How long the engine may take to tell what has become of a container. It knows; only a busy host makes it late.
+const TELLS: Duration = Duration::from_secs(10);
 
 /// A container whose dyno runs.
 pub(super) struct Begun {
@@ -112,7 +114,8 @@ impl Life {
             if let Some(exit) = self.wait().await {
                 return End::Exited(exit);
             }
-            // The engine went away. Its answer may be lost, and with it what carries input and output.
+            // The engine went away, maybe without a word. Its answer may be lost, and with it what carries input and
+            // output.
             loop {
                 match self.look().await {
                     Ok(Looked::Gone) => return End::Gone,
@@ -139,8 +142,9 @@ impl Life {
         }
     }
 
-    /// Waits for as long as the engine does; none if its answer is lost.
+    /// Waits for as long as the engine does; none if its answer is lost, or does not follow a kill.
     async fn wait(&mut self) -> Option<Exit> {
+        let since = Instant::now();
         let engine = Arc::clone(&self.engine);
         let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
         let mut answers = std::pin::pin!(engine.docker().wait_container(&self.id, Some(options)));
@@ -156,6 +160,7 @@ impl Life {
                 },
                 signal = self.asked.recv() => self.obey(signal).await,
                 () = told(&mut self.nobody_reads) => self.tell(Signal::SIGPIPE),
+                () = until(self.kill_asked.map(|at| at.max(since) + GIVE_UP)) => return None,
             }
         }
     }
@@ -206,7 +211,11 @@ impl Life {
 
     async fn look(&self) -> Result<Looked, DockerError> {
         let what = format!("look at the container of {}", self.dyno);
-        let looked = self.engine.ask(what, self.engine.docker().inspect_container(&self.id, None)).await;
+        let answer = async {
+            let answer = timeout(TELLS, self.engine.docker().inspect_container(&self.id, None)).await;
+            answer.unwrap_or(Err(Error::RequestTimeoutError))
+        };
+        let looked = self.engine.ask(what, answer).await;
         match looked.map(|looked| looked.state.unwrap_or_default()) {
             Ok(state) if state.running == Some(true) => Ok(Looked::Running),
             Ok(state) => Ok(Looked::Ended(exit_of(state.exit_code.unwrap_or(-1)))),
@@ -246,6 +255,14 @@ pub(super) fn exit_of(status: i64) -> Exit {
             _ => Exit::Code(code),
         },
         Err(_) => Exit::Signal(libc::SIGKILL),
+    }
+}
+
+/// Waits until then, if there is such a time.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }
 
