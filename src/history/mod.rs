@@ -2,8 +2,10 @@
 //! rollout has gone back to. It stands between the source and the supervisor.
 
 mod file;
+mod handle;
 mod keeper;
 mod record;
 
-pub use keeper::{Arrival, HistoryHandle, Keeper, Note, Notes, Place, RollbackError, Settings};
+pub use handle::{HistoryHandle, RollbackError};
+pub use keeper::{Arrival, Keeper, Note, Notes, Place, Settings};
 pub use record::{Entry, History, Verdict};
