@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hsup_drivers::{BoxFuture, BuildError, BuildSpec, Built, DynoDriver};
 
 use crate::model::Release;
-use crate::slug::{SlugError, Slugs};
+use crate::slug::{Slug, SlugError, Slugs};
 use crate::stack::{Stack, StackError, Stacks};
 
 /// A release cannot be prepared.
@@ -45,6 +45,8 @@ pub enum PrepareError {
 pub struct Prepared {
     /// What the driver has made of the release.
     pub built: Arc<Built>,
+    /// Its code, where it has any that the driver runs.
+    pub slug: Option<Slug>,
     _stack: Option<Stack>,
 }
 
@@ -97,12 +99,12 @@ impl Preparer {
                 version: release.version.to_string(),
                 stack: release.stack.as_ref().map(ToString::to_string),
                 slug_digest: slug.as_ref().map(|slug| slug.digest.to_string()),
-                slug_dir: slug.map(|slug| slug.app_dir),
+                slug_dir: slug.as_ref().map(|slug| slug.app_dir.clone()),
                 stack_dir,
             };
             let failed = |source| PrepareError::Build { release: name, driver: driver.name(), source };
             let built = driver.build(&spec).await.map_err(failed)?;
-            Ok(Prepared { built: Arc::new(built), _stack: stack })
+            Ok(Prepared { built: Arc::new(built), slug, _stack: stack })
         })
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use super::hold::hold;
 use super::slugs::Slug;
 use crate::archive::{Stage, StageError, Staging};
 use crate::model::Sha256Digest;
@@ -34,10 +35,20 @@ impl Cache {
         self.staging.open()
     }
 
-    /// The tree with this digest, if it is there. Only whole trees are.
-    pub(super) fn find(&self, digest: Sha256Digest) -> Option<Slug> {
-        let app_dir = self.dir().join(digest.to_string()).join("app");
-        app_dir.is_dir().then_some(Slug { digest, app_dir })
+    /// Where the tree with this digest is, if it is there.
+    pub(super) fn path(&self, digest: Sha256Digest) -> PathBuf {
+        self.dir().join(digest.to_string())
+    }
+
+    /// The tree with this digest, if it is there, and in use from now on. Only whole trees are there.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub(super) fn find(&self, digest: Sha256Digest) -> Result<Option<Slug>, StageError> {
+        let path = self.path(digest);
+        let in_use = hold(&path).map_err(StageError::of("hold", &path))?;
+        let app_dir = path.join("app");
+        Ok(in_use.filter(|_| app_dir.is_dir()).map(|in_use| Slug { digest, app_dir, _in_use: in_use }))
     }
 
     /// A fresh stage.
@@ -48,21 +59,19 @@ impl Cache {
         self.staging.stage()
     }
 
-    /// Makes the stage the tree with this digest: all of it, on disk, or nothing.
+    /// Makes the stage the tree with this digest: all of it, on disk, or nothing. Another hsup may have found it unneeded and
+    /// taken it away before it could be said to be in use: then there is none.
     ///
     /// # Errors
     /// When it cannot be synced or renamed; the stage is gone then.
-    pub(super) fn publish(&self, stage: Stage, digest: Sha256Digest) -> Result<Slug, StageError> {
+    pub(super) fn publish(&self, stage: Stage, digest: Sha256Digest) -> Result<Option<Slug>, StageError> {
         let from = stage.path().to_path_buf();
         fs::set_permissions(&from, Permissions::from_mode(0o755)).map_err(StageError::of("chmod", &from))?;
         let put = self.staging.put(stage, &from, &digest.to_string());
         // where another hsup was quicker with the same tree the stage is gone, and its tree is as good
-        match (self.find(digest), put) {
-            (Some(slug), _) => Ok(slug),
+        match (self.find(digest)?, put) {
             (None, Err(error)) => Err(error),
-            (None, Ok(to)) => {
-                Err(StageError::of("find", &to)(std::io::Error::from(std::io::ErrorKind::NotFound)))
-            }
+            (slug, Ok(_) | Err(_)) => Ok(slug),
         }
     }
 }
@@ -108,10 +117,10 @@ mod tests {
     fn a_stage_becomes_a_tree_in_one_step() {
         let (_temp, cache) = cache();
         let stage = staged(&cache, "x");
-        assert_eq!(cache.find(DIGEST), None);
-        let slug = cache.publish(stage, DIGEST).unwrap();
+        assert_eq!(cache.find(DIGEST).unwrap(), None);
+        let slug = cache.publish(stage, DIGEST).unwrap().unwrap();
         assert!(slug.app_dir.join("x").exists());
-        assert_eq!(cache.find(DIGEST), Some(slug));
+        assert_eq!(cache.find(DIGEST).unwrap(), Some(slug));
         assert_eq!(names(&cache), [DIGEST.to_string()]);
     }
 
@@ -119,8 +128,8 @@ mod tests {
     fn the_quicker_of_two_makers_wins() {
         let (_temp, cache) = cache();
         let (slow, quick) = (staged(&cache, "slow"), staged(&cache, "quick"));
-        let first = cache.publish(quick, DIGEST).unwrap();
-        let second = cache.publish(slow, DIGEST).unwrap();
+        let first = cache.publish(quick, DIGEST).unwrap().unwrap();
+        let second = cache.publish(slow, DIGEST).unwrap().unwrap();
         assert_eq!(first, second);
         assert!(second.app_dir.join("quick").exists());
         assert_eq!(names(&cache), [DIGEST.to_string()]);
@@ -156,7 +165,7 @@ mod tests {
                         let digest = Sha256Digest([if round % 2 == 0 { round } else { 100 + thread }; 32]);
                         let stage = staged(cache, "x");
                         cache.open().unwrap();
-                        let slug = cache.publish(stage, digest).unwrap();
+                        let slug = cache.publish(stage, digest).unwrap().unwrap();
                         assert!(slug.app_dir.join("x").exists());
                     }
                 });

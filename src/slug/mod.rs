@@ -2,6 +2,7 @@
 //! here knows dynos, drivers or sources.
 
 mod cache;
+mod hold;
 mod slugs;
 mod urls;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hsup_drivers::BoxFuture;
 
 use super::cache::Cache;
+use super::hold::InUse;
 use super::urls::SlugUrls;
 use crate::archive::{
     self, Archive, FetchError, Fetcher, Item, Layout, Limits, NoUrl, Origin, RenewedUrl, StageError,
@@ -16,14 +17,23 @@ use crate::blocking::blocking;
 use crate::http::Retry;
 use crate::model::{Sha256Digest, SlugId, SlugLocation};
 
-/// An unpacked slug.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An unpacked slug. While it, or a clone of it, lives no hsup removes its tree.
+#[derive(Clone, Debug)]
 pub struct Slug {
     /// The digest of its archive.
     pub digest: Sha256Digest,
     /// Its tree: what a dyno sees at `/app`. All dynos share it, so nobody writes to it.
     pub app_dir: PathBuf,
+    pub(super) _in_use: InUse,
 }
+
+impl PartialEq for Slug {
+    fn eq(&self, other: &Self) -> bool {
+        (self.digest, &self.app_dir) == (other.digest, &other.app_dir)
+    }
+}
+
+impl Eq for Slug {}
 
 /// Why a slug cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -100,26 +110,39 @@ impl Slugs {
         location: &SlugLocation,
         checksum: Option<Sha256Digest>,
     ) -> Result<Slug, SlugError> {
+        loop {
+            // one that another hsup has found unneeded, just before this one could say that it is
+            if let Some(slug) = self.try_prepare(location, checksum).await? {
+                return Ok(slug);
+            }
+        }
+    }
+
+    async fn try_prepare(
+        &self,
+        location: &SlugLocation,
+        checksum: Option<Sha256Digest>,
+    ) -> Result<Option<Slug>, SlugError> {
         let cache = self.cache.clone();
         blocking(move |_| cache.open()).await?;
-        if let Some(slug) = self.find(checksum).await {
-            return Ok(slug);
+        if let Some(slug) = self.find(checksum).await? {
+            return Ok(Some(slug));
         }
         if let SlugLocation::Path(path) = location {
             let (path, limit) = (path.clone(), self.limits.archive_bytes);
             let item = Item::slug(location);
             let digest = blocking(move |stop| archive::digest(&item, &path, limit, stop)).await?;
             verify(location, checksum, digest)?;
-            if let Some(slug) = self.find(Some(digest)).await {
-                return Ok(slug);
+            if let Some(slug) = self.find(Some(digest)).await? {
+                return Ok(Some(slug));
             }
         }
         let archive = self.fetch(location).await?;
         verify(location, checksum, archive.digest)?;
-        if let Some(slug) = self.find(Some(archive.digest)).await {
-            return Ok(slug);
+        match self.find(Some(archive.digest)).await? {
+            Some(slug) => Ok(Some(slug)),
+            None => self.unpack(location, archive).await,
         }
-        self.unpack(location, archive).await
     }
 
     async fn fetch(&self, location: &SlugLocation) -> Result<Archive, SlugError> {
@@ -135,12 +158,13 @@ impl Slugs {
         })
     }
 
-    async fn find(&self, digest: Option<Sha256Digest>) -> Option<Slug> {
-        let (cache, digest) = (self.cache.clone(), digest?);
-        blocking(move |_| cache.find(digest)).await
+    async fn find(&self, digest: Option<Sha256Digest>) -> Result<Option<Slug>, SlugError> {
+        let Some(digest) = digest else { return Ok(None) };
+        let cache = self.cache.clone();
+        Ok(blocking(move |_| cache.find(digest)).await?)
     }
 
-    async fn unpack(&self, location: &SlugLocation, archive: Archive) -> Result<Slug, SlugError> {
+    async fn unpack(&self, location: &SlugLocation, archive: Archive) -> Result<Option<Slug>, SlugError> {
         let (cache, limits, location) = (self.cache.clone(), self.limits, location.clone());
         blocking(move |stop| {
             let stage = cache.stage()?;
