@@ -289,7 +289,12 @@ impl Supervisor {
     fn prepared(&mut self, result: Option<Result<Prepared, PrepareError>>) {
         let Some(mut preparing) = self.preparing.take() else { return };
         match result {
-            Some(Ok(prepared)) => self.before_going_live(preparing, prepared.into()),
+            Some(Ok(prepared)) => {
+                if let Some(slug) = prepared.slug.clone() {
+                    self.notes.tell(Note::Unpacked { release: Arc::clone(&preparing.release), slug });
+                }
+                self.before_going_live(preparing, prepared.into());
+            }
             Some(Err(error)) if self.runs_once() => {
                 tracing::error!("{}", explain(&error));
                 self.notes

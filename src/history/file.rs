@@ -67,6 +67,9 @@ struct OneEntry {
     phase_done: bool,
     #[serde(default)]
     beside_another: bool,
+    /// The digest of what it was unpacked to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slug: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -120,6 +123,7 @@ fn parse(bytes: &[u8], app: &AppName) -> Option<History> {
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(entry.at),
             phase_done: entry.phase_done,
             beside_another: entry.beside_another,
+            slug: entry.slug.map(|digest| digest.parse()).transpose().ok()?,
         })
     };
     let entries = document.releases.into_iter().map(entry).collect::<Option<_>>()?;
@@ -156,7 +160,8 @@ fn to_json(history: &History) -> Vec<u8> {
         };
         let at = entry.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let Entry { phase_done, beside_another, .. } = *entry;
-        OneEntry { release: raw(&entry.release), good, why, at, phase_done, beside_another }
+        let slug = entry.slug.map(|digest| digest.to_string());
+        OneEntry { release: raw(&entry.release), good, why, at, phase_done, beside_another, slug }
     };
     let pin = |pin: &Pin| OnePin { instead_of: raw(&pin.instead_of), release: raw(&pin.release) };
     let scaled = |Scaled { to, instead_of }| OneScale { to, instead_of };
@@ -194,6 +199,7 @@ mod tests {
             history.judge(&release(version), verdict);
         }
         history.finish_phase(&release(3));
+        assert!(history.unpack(&release(3), crate::model::Sha256Digest([3; 32])));
         history.pin(&release(1), &release(3));
         let web = BTreeMap::from([("web".parse().unwrap(), Quantity::ONE)]);
         history.scale(web, &release(3));

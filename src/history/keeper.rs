@@ -15,6 +15,7 @@ use crate::blocking::blocking;
 use crate::events::{Events, ReleaseNews, What};
 use crate::explain;
 use crate::model::{AppName, ProcessType, Quantity, Release, ReleaseVersion};
+use crate::slug::Slug;
 use crate::sources::Published;
 
 /// How many commands may wait before a caller waits with them.
@@ -36,6 +37,13 @@ pub struct Arrival {
 pub enum Note {
     /// The command of its release phase has succeeded.
     PhaseDone(Arc<Release>),
+    /// It has been prepared.
+    Unpacked {
+        /// Which one.
+        release: Arc<Release>,
+        /// Its code.
+        slug: Slug,
+    },
     /// Its dynos are those that should be.
     Live(Arc<Release>),
     /// It cannot run on this host, or cannot be prepared so far.
@@ -69,7 +77,7 @@ impl Notes {
     /// Tells the history and, by an event, everybody else.
     pub fn tell(&self, note: Note) {
         match &note {
-            Note::PhaseDone(_) => {}
+            Note::PhaseDone(_) | Note::Unpacked { .. } => {}
             Note::Live(release) => self.tell_others(release, ReleaseNews::Live),
             Note::Failed { release, why } => {
                 self.tell_others(release, ReleaseNews::Failed { why: why.clone() });
@@ -133,6 +141,9 @@ pub struct Keeper {
     next: Option<Arc<Release>>,
     /// Whether a good release has ever been asked to stand in.
     stood_in: bool,
+    /// The slugs of its releases that have been unpacked. An hsup with the same state dir cannot know of a history in
+    /// memory, and is not to remove them.
+    slugs: Vec<Slug>,
     arrivals: watch::Sender<Option<Arrival>>,
     events: Events,
 }
@@ -157,6 +168,7 @@ impl Keeper {
             live: None,
             next: None,
             stood_in: false,
+            slugs: Vec::new(),
             arrivals,
             events: events.clone(),
         };
@@ -250,6 +262,11 @@ impl Keeper {
     async fn note(&mut self, note: Note) {
         match note {
             Note::PhaseDone(release) => self.history.finish_phase(&release),
+            Note::Unpacked { release, slug } => {
+                if !self.unpacked(&release, slug) {
+                    return;
+                }
+            }
             Note::Live(release) => {
                 self.live = Some(release);
                 if !self.go_on() {
@@ -268,6 +285,15 @@ impl Keeper {
             }
         }
         self.save().await;
+    }
+
+    /// A release has been unpacked; says whether that is news. What the releases of the history were unpacked to stays, and
+    /// nothing else.
+    fn unpacked(&mut self, release: &Release, slug: Slug) -> bool {
+        let is_news = self.history.unpack(release, slug.digest);
+        self.slugs.retain(|held| *held != slug && self.history.slugs().any(|digest| digest == held.digest));
+        self.slugs.push(slug);
+        is_news
     }
 
     /// A release is bad. Unless there is a newer one by now, what runs in its place does so until there is; where

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::{Process, ProcessType, Quantity, Release, ReleaseVersion};
+use crate::model::{Process, ProcessType, Quantity, Release, ReleaseVersion, Sha256Digest};
 
 /// How many releases are remembered. Whoever goes back goes back by one or two; each has its config vars on disk.
 const KEPT: usize = 10;
@@ -36,6 +36,8 @@ pub struct Entry {
     pub phase_done: bool,
     /// Whether another one was live when it came, or when it came again after it had been bad.
     pub beside_another: bool,
+    /// The slug that it was unpacked to, once it was. A release need not name it, and what is at its location may change.
+    pub slug: Option<Sha256Digest>,
 }
 
 /// A release that runs in place of the one that the source has.
@@ -145,7 +147,8 @@ impl History {
             }
             None => {
                 let (release, beside_another) = (Arc::clone(release), live.is_some());
-                Entry { release, verdict: Verdict::Pending, at: now, phase_done: false, beside_another }
+                let verdict = Verdict::Pending;
+                Entry { release, verdict, at: now, phase_done: false, beside_another, slug: None }
             }
         };
         self.entries.push(entry);
@@ -175,6 +178,19 @@ impl History {
         if let Some(entry) = self.find_mut(release) {
             entry.phase_done = true;
         }
+    }
+
+    /// Notes the slug that a release was unpacked to; says whether that is news.
+    pub fn unpack(&mut self, release: &Release, slug: Sha256Digest) -> bool {
+        self.find_mut(release).is_some_and(|entry| entry.slug.replace(slug) != Some(slug))
+    }
+
+    /// The slugs that a start or a rollback may need: those that the releases name, and those that they were unpacked to.
+    pub fn slugs(&self) -> impl Iterator<Item = Sha256Digest> {
+        let of_pin = self.pin.iter().flat_map(|pin| [&pin.instead_of, &pin.release]);
+        let releases = self.entries.iter().map(|entry| &entry.release).chain(of_pin);
+        let unpacked = self.entries.iter().filter_map(|entry| entry.slug);
+        releases.filter_map(|release| release.slug_checksum).chain(unpacked)
     }
 
     /// The release with this version; without one the newest good release but the one that is live.
