@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
 /// Packs files (path below the app's directory, text) into a slug; those under `bin/` are executable.
 pub fn pack(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
     let stage = dir.join(format!("{name}.stage"));
@@ -17,6 +19,12 @@ pub fn pack(dir: &Path, name: &str, files: &[(&str, &str)]) -> PathBuf {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode can be set");
     }
     tar(dir, name, &["-C".as_ref(), &stage, "./app".as_ref()])
+}
+
+/// The SHA-256 of a slug, as hexadecimal digits.
+pub fn sha256(slug: &Path) -> String {
+    let digest = Sha256::digest(fs::read(slug).expect("the slug can be read"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A slug with a file whose name in the archive leads out of it, to `evil` beside the directory of the slugs.

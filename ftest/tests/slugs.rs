@@ -1,8 +1,9 @@
 //! Slugs, for the driver that runs code from them: unpacked to `/app`, or refused with the old release going on.
 
+use std::collections::BTreeSet;
 use std::fs;
 
-use hsup_ftest::{Driver, Room, is_about, min_healthy, procs, runs_slugs, slug};
+use hsup_ftest::{Driver, Room, eventually, is_about, min_healthy, procs, runs_slugs, slug};
 use nix::sys::signal::Signal;
 
 fn location(path: &std::path::Path) -> String {
@@ -131,6 +132,59 @@ fn a_start_without_the_newest_slug_runs_the_last_good_release_if_it_has_that_one
         slug::pack(room.dir(), "two.tgz", &[("version", "two\n")]);
         hsup.wait_line("web.1 | two");
     }
+}
+
+#[test]
+fn slugs_that_no_release_needs_any_more_go_and_those_of_the_history_stay() {
+    if !runs_slugs() {
+        return;
+    }
+    let room = Room::new();
+    let app = room.app().field("Name", "shop").process("web", "cat version; exec sleep 600", 1);
+    let other = room.path("state/releases/other");
+    let hsup = room.hsup(["start", "--min-healthy-time", min_healthy()]).up();
+    let put = |version: u64| {
+        let text = format!("this is {version}\n");
+        let slug = slug::pack(room.dir(), &format!("{version}.tgz"), &[("version", &text)]);
+        let sum = slug::sha256(&slug);
+        let app = app.clone().version(version).slug(&location(&slug));
+        // what a release does not name is known from the time that it was unpacked
+        let names_it = version % 2 == 1;
+        room.release(&if names_it { app.field("SlugChecksum", format!("SHA256:{sum}")) } else { app });
+        hsup.wait_line(&format!("web.1 | this is {version}"));
+        hsup.wait_line(&format!("release v{version} is good"));
+        sum
+    };
+    let sums: Vec<_> = (1..=10).map(put).collect();
+    // another app, of an hsup that does not run now, goes back to the first one too
+    fs::create_dir_all(&other).expect("a directory can be made");
+    let of_other = fs::read_to_string(room.path("state/releases/shop/releases.json")).expect("it is kept");
+    let mut of_other: serde_json::Value = serde_json::from_str(&of_other).expect("it is JSON");
+    of_other["Releases"].as_array_mut().expect("a list").truncate(1);
+    fs::write(other.join("releases.json"), of_other.to_string()).expect("a file can be written");
+    let sums: Vec<_> = sums.into_iter().chain((11..=12).map(put)).collect();
+    let on_disk = |needed: &[&[String]]| {
+        let there = || -> BTreeSet<_> {
+            let entries = fs::read_dir(room.path("state/slugs")).expect("slugs are there");
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
+        };
+        let needed: BTreeSet<_> = needed.concat().into_iter().collect();
+        let told = || format!("there: {:#?}, needed: {needed:#?}", there());
+        eventually("only the slugs that are needed are there", told, || (there() == needed).then_some(()));
+    };
+    on_disk(&[&sums[..1], &sums[2..]]);
+    fs::remove_dir_all(other).expect("it is there");
+    // what the source cannot give any more is there still
+    fs::remove_file(room.path("3.tgz")).expect("it is there");
+    let rolled_back = room.bare(["rollback", "v3", "-s"]).arg(room.socket()).end();
+    assert_eq!(rolled_back.code, 0, "{rolled_back:?}");
+    hsup.wait_nth_line("web.1 | this is 3", 2);
+    let ended = hsup.stop();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    // a start removes what has been left, and needs nothing of it
+    let hsup = room.hsup(["start", "--min-healthy-time", min_healthy()]).up();
+    hsup.wait_line("web.1 | this is 3");
+    on_disk(&[&sums[2..]]);
 }
 
 #[test]

@@ -115,8 +115,16 @@ impl Staging {
         // one syncfs costs less than an fsync of each of 100,000 small files
         syncfs(&*stage.lock).map_err(StageError::of("sync", from))?;
         fs::rename(from, &to).map_err(StageError::of("rename a temp folder to", &to))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(StageError::of("sync", &self.dir))?;
+        self.sync()?;
         Ok(to)
+    }
+
+    /// Puts what has been renamed in the folder on disk.
+    ///
+    /// # Errors
+    /// When it cannot be synced.
+    pub(crate) fn sync(&self) -> Result<(), StageError> {
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(StageError::of("sync", &self.dir))
     }
 }
 

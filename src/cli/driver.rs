@@ -14,7 +14,7 @@ use super::{CliCommand, Config, DriverKind, SourceChoice};
 use crate::model::Bind;
 
 /// Where the `abspath` driver has the app.
-const APP_DIR: &str = "/app";
+pub(super) const APP_DIR: &str = "/app";
 
 /// Forks what the driver needs to have been forked before there is a second thread.
 pub(super) fn fork_zygote(config: &Config) -> Result<Option<Zygote>, Fatal> {

@@ -19,6 +19,7 @@ use tracing::Level;
 
 mod ending;
 mod holdings;
+mod slugs;
 
 use super::driver::{driver, folder_of_procfile, fork_zygote};
 use super::fatal::Fatal;
@@ -36,7 +37,7 @@ use crate::history::Keeper;
 use crate::listen::Listeners;
 use crate::logs::{Console, DrainError, DrainPlace, Logs, LogsError, Printing, spools};
 use crate::model::{Action, AppName, Bind, ConfigVars, DynoName, ProcessType, Release, Startup};
-use crate::slug::{Limits, SlugUrls, Slugs};
+use crate::slug::SlugUrls;
 use crate::sources::control_dir::ControlDir;
 use crate::sources::heroku_api::{Client, HerokuApi, Patience};
 use crate::sources::payload::{self, PayloadError, PayloadSource};
@@ -46,7 +47,8 @@ use crate::stack::Stacks;
 use crate::stderr::Stderr;
 use crate::systemd::{self, Watched};
 use ending::{close_logs, exit_status, write_down};
-use holdings::{history_of, listeners};
+use holdings::{histories, history_of, listeners};
+use slugs::{slugs, tidy};
 
 /// How long answers of the control API and the last lines of dynos may take once every dyno has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -178,6 +180,7 @@ async fn supervise_all(
     let (formation, supervising) = supervisor.start(arrivals, shutdowns.clone());
     let keeping = tokio::spawn(keeping);
     tasks.spawn(slim(live.clone()));
+    tasks.spawn(tidy(config.state_dir.clone(), histories(config), history.good()));
     let link = Link { releases, live: live.clone(), reread: reread.clone(), looks: looks.clone() };
     let given_up = follow(&mut tasks, source.releases, link);
     let here = Here {
@@ -428,10 +431,6 @@ fn procfile_fatal(error: ProcfileError) -> Fatal {
         ProcfileError::Lines(_) => Fatal::invalid(error),
         ProcfileError::Missing { .. } | ProcfileError::Read { .. } => Fatal::source(error),
     }
-}
-
-fn slugs(config: &Config, urls: Option<Arc<dyn SlugUrls>>) -> Slugs {
-    Slugs::new(config.state_dir.join("slugs"), Limits::default(), urls)
 }
 
 /// Serves the control API until the first value is dropped; the second one then tells that it is closed.

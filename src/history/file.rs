@@ -1,7 +1,7 @@
 //! The file of a history: `<dir>/<app>/releases.json`, written whole each time. It holds the config vars of every release,
 //! and is its owner's only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::record::{Entry, History, Pin, Scaled, Verdict};
 use crate::durable::{self, ReplaceError};
-use crate::model::{AppName, ProcessType, Quantity, Release};
+use crate::model::{AppName, ProcessType, Quantity, Release, Sha256Digest};
 use crate::sources::control_file;
 
 /// It holds secrets.
@@ -24,14 +24,14 @@ const DIR_MODE: u32 = 0o700;
 
 /// A history cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     #[error("cannot make the directory {}", dir.display())]
     Directory { dir: PathBuf, source: io::Error },
     #[error(transparent)]
     Keep(#[from] ReplaceError),
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is damaged and holds no history of releases; a new one is begun", path.display())]
+    #[error("{} is damaged and holds no history of releases; its app begins a new one", path.display())]
     Content { path: PathBuf },
 }
 
@@ -136,6 +136,28 @@ fn parse(bytes: &[u8], app: &AppName) -> Option<History> {
     Some(History { entries, pin, scale })
 }
 
+/// The slugs that any of the apps whose histories are in this directory may need, whichever hsup has them.
+///
+/// # Errors
+/// If one cannot be read: then it is not known what its app needs.
+pub(crate) fn slugs_of_all(dir: &Path) -> Result<BTreeSet<Sha256Digest>, FileError> {
+    let failed = |source| FileError::Read { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut slugs = BTreeSet::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        // what has no such name is not of hsup
+        let app = entry.file_name().to_str().and_then(|name| name.parse::<AppName>().ok());
+        if let Some(app) = app.filter(|_| entry.path().is_dir()) {
+            slugs.extend(load(dir, &app)?.slugs());
+        }
+    }
+    Ok(slugs)
+}
+
 /// Keeps the history of an app in this directory.
 ///
 /// # Errors
@@ -199,7 +221,7 @@ mod tests {
             history.judge(&release(version), verdict);
         }
         history.finish_phase(&release(3));
-        assert!(history.unpack(&release(3), crate::model::Sha256Digest([3; 32])));
+        assert!(history.unpack(&release(3), Sha256Digest([3; 32])));
         history.pin(&release(1), &release(3));
         let web = BTreeMap::from([("web".parse().unwrap(), Quantity::ONE)]);
         history.scale(web, &release(3));
@@ -211,5 +233,31 @@ mod tests {
         fs::write(&file, "{\"Env\": \"s3cret\"").unwrap();
         let error = load(&dir, &app).unwrap_err().to_string();
         assert!(error.contains("myapp/releases.json is damaged") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn every_app_has_its_slugs_and_one_that_cannot_be_read_is_said() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("releases");
+        assert_eq!(slugs_of_all(&dir).unwrap(), BTreeSet::new());
+        let digest = |byte: u8| Sha256Digest([byte; 32]);
+        for (app, named, unpacked) in [("one", 1, 2), ("two", 3, 4)] {
+            let app: AppName = app.parse().unwrap();
+            let json = |version: u64, more: &str| {
+                let json = format!(r#"{{"Version":{version},"Env":{{}},"Processes":[]{more}}}"#);
+                Arc::new(control_file::parse(json.as_bytes(), &app).unwrap().release)
+            };
+            let mut history = History::default();
+            let checksum = format!(r#","Slug":"/x.tgz","SlugChecksum":"SHA256:{}""#, digest(named));
+            history.begin(&json(1, &checksum), None, SystemTime::UNIX_EPOCH);
+            history.begin(&json(2, ""), None, SystemTime::UNIX_EPOCH);
+            history.unpack(&json(2, ""), digest(unpacked));
+            save(&dir, &app, &history).unwrap();
+        }
+        fs::write(dir.join("README"), "not of hsup").unwrap();
+        fs::create_dir(dir.join("new")).unwrap();
+        assert_eq!(slugs_of_all(&dir).unwrap(), BTreeSet::from([1, 2, 3, 4].map(digest)));
+        fs::write(dir.join("two/releases.json"), "").unwrap();
+        assert!(slugs_of_all(&dir).unwrap_err().to_string().contains("two/releases.json is damaged"));
     }
 }

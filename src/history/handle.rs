@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeper::Arrival;
 use super::record::Entry;
@@ -41,9 +41,17 @@ pub(super) enum Command {
 
 /// A handle to the history. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct HistoryHandle(pub(super) mpsc::Sender<Command>);
+pub struct HistoryHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) good: watch::Receiver<()>,
+}
 
 impl HistoryHandle {
+    /// Tells whenever a release has become good and that is kept: what was forgotten for it is forgotten on disk too.
+    pub fn good(&self) -> watch::Receiver<()> {
+        self.good.clone()
+    }
+
     /// The releases, the oldest first, and the one that is live.
     ///
     /// # Errors
@@ -87,6 +95,6 @@ impl HistoryHandle {
     }
 
     async fn ask(&self, command: Command) -> Result<(), RollbackError> {
-        self.0.send(command).await.map_err(|_| RollbackError::ShuttingDown)
+        self.commands.send(command).await.map_err(|_| RollbackError::ShuttingDown)
     }
 }

@@ -145,6 +145,7 @@ pub struct Keeper {
     /// memory, and is not to remove them.
     slugs: Vec<Slug>,
     arrivals: watch::Sender<Option<Arrival>>,
+    good: watch::Sender<()>,
     events: Events,
 }
 
@@ -160,6 +161,7 @@ impl Keeper {
         let (arrivals, arriving) = watch::channel(None);
         let (notes, noted) = mpsc::unbounded_channel();
         let (commands, mailbox) = mpsc::channel(MAILBOX);
+        let (good, has_good) = watch::channel(());
         let keeper = Self {
             settings,
             history: History::default(),
@@ -170,10 +172,12 @@ impl Keeper {
             stood_in: false,
             slugs: Vec::new(),
             arrivals,
+            good,
             events: events.clone(),
         };
         let notes = Notes { keeper: notes, events };
-        (arriving, notes, HistoryHandle(commands), keeper.keep(releases, noted, mailbox))
+        let handle = HistoryHandle { commands, good: has_good };
+        (arriving, notes, handle, keeper.keep(releases, noted, mailbox))
     }
 
     async fn keep(
@@ -278,7 +282,12 @@ impl Keeper {
                     return;
                 }
             }
-            Note::Good(release) => self.history.judge(&release, Verdict::Good),
+            Note::Good(release) => {
+                self.history.judge(&release, Verdict::Good);
+                self.save().await;
+                self.good.send_replace(());
+                return;
+            }
             Note::Bad { release, why, fallback } => {
                 self.note_bad(&release, why, fallback);
                 self.go_on();

@@ -1,8 +1,13 @@
 //! The keeper between a source and a supervisor that the test plays.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
+use super::super::slugs_of_all;
 use super::*;
+use crate::model::Sha256Digest;
+use crate::slug::remove_unneeded;
 use crate::sources::control_file;
 
 struct Bench {
@@ -297,4 +302,41 @@ async fn what_stands_in_stays_if_an_operator_says_so() {
     bench.notes.tell(Note::Live(release(2)));
     bench.heard().await;
     assert_eq!(bench.published(), 2);
+}
+
+fn digest(byte: u8) -> Sha256Digest {
+    Sha256Digest([byte; 32])
+}
+
+#[tokio::test]
+async fn the_slugs_of_a_history_in_memory_stay_for_as_long_as_that_has_their_releases() {
+    let temp = tempfile::tempdir().unwrap();
+    let slugs = temp.path().join("slugs");
+    let mut bench = Bench::start(Place::Memory);
+    for byte in 1..=12 {
+        bench.come(byte.into()).await;
+        let slug = Slug::for_tests(slugs.clone(), digest(byte));
+        bench.notes.tell(Note::Unpacked { release: release(byte.into()), slug });
+    }
+    assert_eq!(bench.heard().await.len(), 10);
+    remove_unneeded(slugs.clone(), || Some(BTreeSet::new())).await;
+    let there: BTreeSet<_> =
+        fs::read_dir(slugs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(there, (3..=12).map(|byte| digest(byte).to_string()).collect());
+}
+
+#[tokio::test]
+async fn whoever_hears_of_a_good_release_finds_its_slug_in_the_history() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("releases");
+    let mut bench = Bench::start(Place::Keep(dir.clone()));
+    let mut good = bench.handle.good();
+    bench.come(1).await;
+    let slug = Slug::for_tests(temp.path().join("slugs"), digest(1));
+    bench.notes.tell(Note::Unpacked { release: release(1), slug });
+    bench.notes.tell(Note::Live(release(1)));
+    assert!(!good.has_changed().unwrap());
+    bench.notes.tell(Note::Good(release(1)));
+    good.changed().await.unwrap();
+    assert_eq!(slugs_of_all(&dir).unwrap(), BTreeSet::from([digest(1)]));
 }

@@ -6,6 +6,7 @@ mod handle;
 mod keeper;
 mod record;
 
+pub(crate) use file::slugs_of_all;
 pub use handle::{HistoryHandle, RollbackError};
 pub use keeper::{Arrival, Keeper, Note, Notes, Place, Settings};
 pub use record::{Entry, History, Verdict};

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::hold::hold;
+use super::hold::{Unused, hold};
 use super::slugs::Slug;
 use crate::archive::{Stage, StageError, Staging};
 use crate::model::Sha256Digest;
@@ -49,6 +49,21 @@ impl Cache {
         let in_use = hold(&path).map_err(StageError::of("hold", &path))?;
         let app_dir = path.join("app");
         Ok(in_use.filter(|_| app_dir.is_dir()).map(|in_use| Slug { digest, app_dir, _in_use: in_use }))
+    }
+
+    /// Takes a tree out of the folder, at once and for good, and deletes it. Whoever waits for the lock then finds that
+    /// there is none.
+    ///
+    /// # Errors
+    /// When it cannot be taken out, and is there still; or cannot be deleted, which the next one to open the folder tries
+    /// again.
+    pub(super) fn remove(&self, path: &Path, unused: Unused) -> Result<(), StageError> {
+        let stage = self.staging.stage()?;
+        fs::rename(path, stage.path().join("removed")).map_err(StageError::of("rename", path))?;
+        drop(unused);
+        // half of a tree must not be what a host that goes down finds at its name
+        self.staging.sync()?;
+        stage.discard().map_err(StageError::of("remove", path))
     }
 
     /// A fresh stage.

@@ -17,6 +17,11 @@ pub(super) struct InUse {
     _lock: Option<Arc<Flock<File>>>,
 }
 
+/// While it lives nobody uses the tree, and nobody can begin to.
+pub(super) struct Unused {
+    _lock: Flock<File>,
+}
+
 /// Says that a tree is in use; nothing if there is none. Waits for the length of a rename while one is removed.
 ///
 /// # Errors
@@ -32,6 +37,22 @@ pub(super) fn hold(dir: &Path) -> io::Result<Option<InUse>> {
                 tracing::debug!("{} cannot be locked: {error}", dir.display());
                 return Ok(Some(InUse::default()));
             }
+        }
+    }
+}
+
+/// Makes sure that nobody uses a tree; nothing if somebody does, if there is none, or where that cannot be told.
+///
+/// # Errors
+/// When its directory cannot be opened.
+pub(super) fn unless_in_use(dir: &Path) -> io::Result<Option<Unused>> {
+    let Some(folder) = open(dir)? else { return Ok(None) };
+    match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(is_at(&lock, dir)?.then_some(Unused { _lock: lock })),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => {
+            tracing::debug!("{} stays: it cannot be locked: {error}", dir.display());
+            Ok(None)
         }
     }
 }

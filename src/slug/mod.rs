@@ -3,9 +3,11 @@
 
 mod cache;
 mod hold;
+mod remove;
 mod slugs;
 mod urls;
 
 pub use crate::archive::{Limits, NoUrl};
+pub use remove::remove_unneeded;
 pub use slugs::{Slug, SlugError, Slugs};
 pub use urls::SlugUrls;

@@ -35,6 +35,18 @@ impl PartialEq for Slug {
 
 impl Eq for Slug {}
 
+#[cfg(test)]
+impl Slug {
+    /// An empty one in a folder of slugs.
+    pub(crate) fn for_tests(dir: PathBuf, digest: Sha256Digest) -> Self {
+        let cache = Cache::new(dir);
+        cache.open().unwrap();
+        let stage = cache.stage().unwrap();
+        std::fs::create_dir(stage.path().join("app")).unwrap();
+        cache.publish(stage, digest).unwrap().unwrap()
+    }
+}
+
 /// Why a slug cannot be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum SlugError {

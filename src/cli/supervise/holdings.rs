@@ -1,5 +1,7 @@
 //! What hsup has for a formation besides its dynos: sockets, and the history of releases.
 
+use std::path::PathBuf;
+
 use super::super::fatal::Fatal;
 use super::super::{Config, SourceChoice};
 use crate::formation::{Settings, Work};
@@ -15,6 +17,11 @@ pub(super) fn listeners(config: &Config, action: &Action) -> Result<Listeners, F
     }
 }
 
+/// Where the histories of the apps are that have this state dir.
+pub(super) fn histories(config: &Config) -> PathBuf {
+    config.state_dir.join("releases")
+}
+
 /// How the history of releases is kept. That of a Procfile stays in memory: its config vars are the environment of a
 /// shell, and nobody expects to find that on disk.
 pub(super) fn history_of(config: &Config, settings: &Settings) -> history::Settings {
@@ -27,7 +34,7 @@ pub(super) fn history_of(config: &Config, settings: &Settings) -> history::Setti
             | SourceChoice::HerokuApi { .. }
             | SourceChoice::ControlDir { .. }
             | SourceChoice::Running(_),
-        ) => Some(config.state_dir.join("releases")),
+        ) => Some(histories(config)),
     };
     let (place, forget_scale, runs_once) = match &settings.work {
         Work::Formation { quantities } => {
