@@ -134,6 +134,17 @@ fn a_start_without_the_newest_slug_runs_the_last_good_release_if_it_has_that_one
     }
 }
 
+/// Waits until these slugs, by their digests, are those that are on disk.
+fn wait_slugs(room: &Room, needed: &[String]) {
+    let there = || -> BTreeSet<_> {
+        let entries = fs::read_dir(room.path("state/slugs")).expect("slugs are there");
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
+    };
+    let needed: BTreeSet<_> = needed.iter().cloned().collect();
+    let told = || format!("there: {:#?}, needed: {needed:#?}", there());
+    eventually("only the slugs that are needed are there", told, || (there() == needed).then_some(()));
+}
+
 #[test]
 fn slugs_that_no_release_needs_any_more_go_and_those_of_the_history_stay() {
     if !runs_slugs() {
@@ -163,27 +174,27 @@ fn slugs_that_no_release_needs_any_more_go_and_those_of_the_history_stay() {
     of_other["Releases"].as_array_mut().expect("a list").truncate(1);
     fs::write(other.join("releases.json"), of_other.to_string()).expect("a file can be written");
     let sums: Vec<_> = sums.into_iter().chain((11..=12).map(put)).collect();
-    let on_disk = |needed: &[&[String]]| {
-        let there = || -> BTreeSet<_> {
-            let entries = fs::read_dir(room.path("state/slugs")).expect("slugs are there");
-            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
-        };
-        let needed: BTreeSet<_> = needed.concat().into_iter().collect();
-        let told = || format!("there: {:#?}, needed: {needed:#?}", there());
-        eventually("only the slugs that are needed are there", told, || (there() == needed).then_some(()));
-    };
+    let on_disk = |needed: &[&[String]]| wait_slugs(&room, &needed.concat());
     on_disk(&[&sums[..1], &sums[2..]]);
     fs::remove_dir_all(other).expect("it is there");
     // what the source cannot give any more is there still
     fs::remove_file(room.path("3.tgz")).expect("it is there");
-    let rolled_back = room.bare(["rollback", "v3", "-s"]).arg(room.socket()).end();
-    assert_eq!(rolled_back.code, 0, "{rolled_back:?}");
+    let roll_back = |to: &str| {
+        let ended = room.bare(["rollback", to, "-s"]).arg(room.socket()).end();
+        assert_eq!(ended.code, 0, "{ended:?}");
+    };
+    roll_back("v3");
     hsup.wait_nth_line("web.1 | this is 3", 2);
     let ended = hsup.stop();
     assert_eq!(ended.code, 0, "{ended:?}");
     // a start removes what has been left, and needs nothing of it
     let hsup = room.hsup(["start", "--min-healthy-time", min_healthy()]).up();
     hsup.wait_line("web.1 | this is 3");
+    on_disk(&[&sums[2..]]);
+    // one that is gone nevertheless is fetched again
+    fs::remove_dir_all(room.path("state/slugs").join(&sums[4])).expect("it is there");
+    roll_back("v5");
+    hsup.wait_line("web.1 | this is 5");
     on_disk(&[&sums[2..]]);
 }
 
