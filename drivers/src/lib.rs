@@ -35,6 +35,7 @@ mod exit;
 mod explain;
 pub mod finding;
 pub mod guardian;
+mod held;
 pub mod ledger;
 pub mod limits;
 pub mod native;

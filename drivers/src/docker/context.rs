@@ -2,7 +2,7 @@
 //! image is made of stands in its Dockerfile, which is written here.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::binary::{Binary, hex};
 use super::entry;
+use crate::held::Held;
 
 /// The user and the group of dynos in their containers.
 pub(super) const DYNO_UID: u32 = 3000;
@@ -56,7 +57,6 @@ CMD []
     /// Writes the archive.
     fn write(&self, to: impl Write) -> io::Result<()> {
         let mut archive = Builder::new(to);
-        archive.follow_symlinks(false);
         let dockerfile = self.dockerfile();
         let mut header = Header::new_gnu();
         header.set_size(dockerfile.len() as u64);
@@ -66,7 +66,7 @@ CMD []
         header.set_size(self.entry.size);
         header.set_mode(0o755);
         archive.append_data(&mut header, entry::NAME, self.entry.read())?;
-        append(&mut archive, &self.app_dir, Path::new("app"))?;
+        append(&mut archive, &Held::at(&self.app_dir)?, Path::new("app"))?;
         archive.into_inner()?.flush()
     }
 
@@ -77,8 +77,7 @@ CMD []
     pub(super) fn app_digest(&self) -> io::Result<String> {
         let mut digest = Hashing(Sha256::new());
         let mut archive = Builder::new(&mut digest);
-        archive.follow_symlinks(false);
-        append(&mut archive, &self.app_dir, Path::new("app"))?;
+        append(&mut archive, &Held::at(&self.app_dir)?, Path::new("app"))?;
         archive.finish()?;
         drop(archive);
         Ok(hex(&digest.0.finalize()))
@@ -102,18 +101,27 @@ CMD []
 
 /// Adds a file, or a folder with all that is in it, in the order of names. What is neither, nor a link, has no place in
 /// an app.
-fn append<W: Write>(archive: &mut Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
-    let kind = fs::symlink_metadata(path)?.file_type();
+fn append<W: Write>(archive: &mut Builder<W>, held: &Held, name: &Path) -> io::Result<()> {
+    let (kind, mut header) = (held.metadata().file_type(), Header::new_gnu());
+    header.set_metadata(held.metadata());
     if kind.is_dir() {
-        archive.append_dir(name, path)?;
-        let mut entries = fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            append(archive, &entry.path(), &name.join(entry.file_name()))?;
+        archive.append_data(&mut header, name, io::empty())?;
+        held.names()?.iter().try_for_each(|inner| append(archive, &held.within(inner)?, &name.join(inner)))
+    } else if kind.is_symlink() {
+        header.set_size(0);
+        archive.append_link(&mut header, name, held.target()?)
+    } else if kind.is_file() {
+        let size = held.metadata().len();
+        let mut content = fs::File::open(held.path())?.take(size);
+        archive.append_data(&mut header, name, &mut content)?;
+        if content.limit() > 0 {
+            let why = format!("{} has become shorter while it was read", name.display());
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
-        return Ok(());
+        Ok(())
+    } else {
+        Ok(())
     }
-    if kind.is_file() || kind.is_symlink() { archive.append_path_with_name(path, name) } else { Ok(()) }
 }
 
 struct Hashing(Sha256);
@@ -154,7 +162,6 @@ impl Write for Sending {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::os::unix::fs::symlink;
 
     use super::*;

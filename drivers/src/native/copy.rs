@@ -3,14 +3,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, chown, lchown, symlink};
 use std::path::Path;
 
-use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{Mode, fstat};
-
-use super::in_root::by_number;
+use crate::held::Held;
 
 /// Whether all in a folder have the owner and the group of the folder itself. What cannot be read counts for nothing.
 pub(super) fn has_one_owner(dir: &Path) -> bool {
@@ -30,41 +26,30 @@ pub(super) fn has_one_owner(dir: &Path) -> bool {
     true
 }
 
-/// Copies a folder, modes and links included.
-///
-/// Who may write to it may do so meanwhile, and need not be one who may read all that hsup may: each thing in it is held
-/// first, so that what is copied is what was looked at, and no link that has taken its place is followed.
+/// Copies a folder, modes and links included. Who may write to it may do so meanwhile.
 pub(super) fn copy_owned(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
-    copy_dir(&fs::File::open(from)?.into(), to, uid)
+    copy_dir(&Held::at(from)?, to, uid)
 }
 
-fn copy_dir(from: &OwnedFd, to: &Path, uid: u32) -> io::Result<()> {
+fn copy_dir(from: &Held, to: &Path, uid: u32) -> io::Result<()> {
     fs::create_dir(to)?;
-    for entry in fs::read_dir(by_number(from))? {
-        let name = entry?.file_name();
-        let held = openat(from, name.as_os_str(), HELD, Mode::empty())?;
-        let target = to.join(&name);
-        match fstat(&held)?.st_mode & libc::S_IFMT {
-            libc::S_IFDIR => copy_dir(&held, &target, uid)?,
-            libc::S_IFLNK => {
-                symlink(readlinkat(&held, "")?, &target)?;
-                lchown(&target, Some(uid), Some(uid))?;
-            }
-            libc::S_IFREG => {
-                fs::copy(by_number(&held), &target)?;
-                chown(&target, Some(uid), Some(uid))?;
-            }
-            // What is none of these has no place in an app.
-            _ => {}
+    for name in from.names()? {
+        let (source, target) = (from.within(&name)?, to.join(&name));
+        let kind = source.metadata().file_type();
+        if kind.is_dir() {
+            copy_dir(&source, &target, uid)?;
+        } else if kind.is_symlink() {
+            symlink(source.target()?, &target)?;
+            lchown(&target, Some(uid), Some(uid))?;
+        } else if kind.is_file() {
+            fs::copy(source.path(), &target)?;
+            chown(&target, Some(uid), Some(uid))?;
         }
     }
     // last, since a folder may be one that its owner cannot write to
-    fs::set_permissions(to, fs::metadata(by_number(from))?.permissions())?;
+    fs::set_permissions(to, from.metadata().permissions())?;
     chown(to, Some(uid), Some(uid))
 }
-
-/// How a thing is held that is not to be read yet: whatever it is, a link itself and not what it leads to.
-const HELD: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 #[cfg(test)]
 mod tests {
