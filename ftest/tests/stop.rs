@@ -56,6 +56,17 @@ fn one_signal_to_all_of_hsups_processes_counts_once() {
 }
 
 #[test]
+fn signals_in_quick_succession_count_once() {
+    // As `timeout hsup` sends two: one to hsup, and one to its process group.
+    let room = Room::new();
+    let hsup = start(&room, &room.app().process("web", POLITE, 1));
+    hsup.wait_line("web.1 | ready");
+    (0..5).for_each(|_| hsup.signal(Signal::SIGTERM));
+    let ended = hsup.end();
+    assert!(ended.stdout.contains("web.1 | bye") && !ended.stderr.contains("killing"), "{ended:?}");
+}
+
+#[test]
 fn whoever_signals_what_is_called_hsup_is_heard() {
     // As `killall hsup` and `pkill -x hsup` do.
     let room = Room::new();
@@ -132,6 +143,8 @@ fn a_second_signal_kills_at_once() {
     hsup.wait_line("web.2 | ready");
     hsup.signal(Signal::SIGTERM);
     hsup.wait_line("stopping 2 dynos");
+    // One that follows as quickly as `timeout` sends two is no second one.
+    std::thread::sleep(Duration::from_millis(100));
     hsup.signal(Signal::SIGTERM);
     let ended = hsup.end();
     assert!(!ended.stderr.contains("R12"), "{ended:?}");

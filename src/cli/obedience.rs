@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hsup_drivers::guardian::{self, Guardian};
 use nix::sys::signal::Signal;
@@ -38,14 +39,24 @@ pub(super) struct Obedience {
     pub(super) at_terminal: bool,
 }
 
+/// One that ends hsup and follows another as quickly as this is no second one: `timeout` signals hsup and then its whole
+/// process group. Nobody asks twice as fast.
+const ECHO: Duration = Duration::from_millis(50);
+
 /// The type of what never happens.
 pub(super) enum Never {}
 
 impl Obedience {
     pub(super) async fn obey(&mut self, shutdown: &watch::Sender<Shutdown>, reread: &Reread) -> Never {
+        let mut asked: Option<Instant> = None;
         loop {
             match self.signals.next().await {
-                Ok(Some(Signal::SIGTERM | Signal::SIGINT)) => escalate(shutdown),
+                Ok(Some(Signal::SIGTERM | Signal::SIGINT)) => {
+                    if asked.is_none_or(|at| at.elapsed() >= ECHO) {
+                        escalate(shutdown);
+                    }
+                    asked.get_or_insert_with(Instant::now);
+                }
                 Ok(Some(Signal::SIGQUIT)) => drop(shutdown.send_replace(Shutdown::Now)),
                 // A terminal that has hung up is no terminal any more.
                 Ok(Some(Signal::SIGHUP)) if self.at_terminal && !io::stdin().is_terminal() => {
