@@ -2,7 +2,9 @@
 //! from the tail buffer and nowhere else, so that a reader, however slow, holds up nobody: what it is too slow for it has
 //! missed, and is told so in place.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::body::Bytes;
@@ -11,11 +13,15 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::body::{Follow, Rest};
 use super::wire::Timestamp;
-use crate::logs::{Batch, Line, Origin, Place, Speaker, Tail, TailReading, append_text, text_head};
+use crate::logs::{Batch, Line, Newest, Origin, Place, Speaker, Start, Tail, append_text, text_head};
 use crate::model::Target;
 
 /// How many lines are shown where nothing says how many or since when.
 const DEFAULT_LINES: u64 = 100;
+
+/// How much is made at once. A line may be a hundred times as long as JSON as it is in the tail buffer, and who reads
+/// slowly is to hold no more than this of it.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,10 +108,13 @@ pub(super) fn read_switch(value: &str) -> Option<bool> {
 pub(super) struct Follower {
     query: LogsQuery,
     tail: Tail,
+    /// Batches that were read and have not been given to their end.
+    batches: VecDeque<Arc<Batch>>,
+    /// How many lines of the first of them have been given, or are not asked for.
+    given: u64,
+    /// What comes behind them.
     place: Place,
     changes: watch::Receiver<(u64, bool)>,
-    /// Whether the lines that were there have been given.
-    begun: bool,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -113,47 +122,49 @@ impl Follower {
     /// A reader that has read nothing. It has its permit for as long as it is there.
     pub(super) fn new(query: LogsQuery, tail: Tail, permit: Option<OwnedSemaphorePermit>) -> Self {
         let changes = tail.changes();
-        Self { query, tail, place: Place::default(), changes, begun: false, _permit: permit }
+        let lines = match (query.lines, query.since) {
+            (Some(lines), _) => lines,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => DEFAULT_LINES,
+        };
+        let newest = Newest { lines, since: query.since, follow: query.follow };
+        let Start { first, place } = tail.begin(newest, |speaker| query.wants(speaker));
+        let (batches, given) = first.map_or_else(Default::default, |(batch, old)| ([batch].into(), old));
+        Self { query, tail, batches, given, place, changes, _permit: permit }
     }
 
+    /// The next piece of what there is; an empty one where there is no more.
     fn read(&mut self) -> Vec<u8> {
-        if self.begun && !self.query.follow {
-            return Vec::new();
-        }
-        let reading = self.tail.read(&mut self.place, |speaker| self.query.wants(speaker));
-        let first = !std::mem::replace(&mut self.begun, true);
-        let skip = if first { self.too_old(&reading) } else { 0 };
         let mut text = Vec::new();
-        if reading.missed > 0 {
-            self.tell_missed(&mut text, reading.missed);
-        }
-        let mut count = 0;
-        for batch in &reading.batches {
-            let head = text_head(batch);
-            for line in batch.lines() {
-                count += 1;
-                if count > skip {
-                    self.append(&mut text, batch, &head, line);
+        while text.len() < PIECE_BYTES {
+            if self.batches.is_empty() {
+                let wanted = |speaker: &Speaker| self.query.wants(speaker);
+                let reading = self.tail.read(&mut self.place, PIECE_BYTES, wanted);
+                if reading.missed > 0 {
+                    self.tell_missed(&mut text, reading.missed);
                 }
+                self.batches = reading.batches.into();
+            }
+            let Some(batch) = self.batches.front().map(Arc::clone) else { break };
+            if self.give(&mut text, &batch) {
+                self.batches.pop_front();
+                self.given = 0;
             }
         }
         text
     }
 
-    /// How many of the lines that were there are not asked for.
-    fn too_old(&self, reading: &TailReading) -> u64 {
-        let total: u64 = reading.batches.iter().map(|batch| batch.len()).sum();
-        let before = |since| {
-            let old = reading.batches.iter().take_while(|batch| batch.at < since);
-            old.map(|batch| batch.len()).sum()
-        };
-        let before = self.query.since.map_or(0, before);
-        let lines = match (self.query.lines, self.query.since) {
-            (Some(lines), _) => lines,
-            (None, Some(_)) => u64::MAX,
-            (None, None) => DEFAULT_LINES,
-        };
-        before.max(total.saturating_sub(lines))
+    /// Gives what has not been given of the first batch; whether that was all.
+    fn give(&mut self, text: &mut Vec<u8>, batch: &Batch) -> bool {
+        let head = text_head(batch);
+        for line in batch.lines().skip(usize::try_from(self.given).unwrap_or(usize::MAX)) {
+            if text.len() >= PIECE_BYTES {
+                return false;
+            }
+            self.append(text, batch, &head, line);
+            self.given += 1;
+        }
+        true
     }
 
     fn append(&self, text: &mut Vec<u8>, batch: &Batch, head: &[u8], line: Line<'_>) {
@@ -297,6 +308,27 @@ mod tests {
         assert_eq!(all("since=1970-01-01T00:03:19Z", &tail).await.len(), 2);
         let json = r#"{"Time":"1970-01-01T00:03:20.000Z","Source":"app","Dyno":"worker.1","Stream":"stdout","Message":"done"}"#;
         assert_eq!(all("json&n=1", &tail).await, [json]);
+    }
+
+    #[tokio::test]
+    async fn what_there_is_comes_in_pieces_and_they_end_though_more_is_printed() {
+        let tail = Tail::new(1 << 20);
+        let empty = "\n".repeat(1000);
+        (0..10).for_each(|n| tail.push(&batch("web.1", n, &empty)));
+        for query in ["n=9500", "n=9500&json"] {
+            let (mut follower, mut lines, mut pieces) = (Some(following(query, &tail)), 0, 0);
+            while let Some((bytes, after)) = match follower.take() {
+                Some(follower) => follower.rest().await,
+                None => None,
+            } {
+                assert!(bytes.len() < PIECE_BYTES + 200 && bytes.ends_with(b"\n"), "{}", bytes.len());
+                lines += bytes.iter().filter(|byte| **byte == b'\n').count();
+                pieces += 1;
+                tail.push(&batch("web.1", 100, "later\n"));
+                follower = Some(after);
+            }
+            assert!(lines == 9500 && pieces > 6, "{query}: {lines} lines in {pieces} pieces");
+        }
     }
 
     #[tokio::test]

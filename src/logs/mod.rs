@@ -34,5 +34,5 @@ pub use files::FilesError;
 pub use hub::{Logs, LogsError, LogsStatus};
 pub use lines::MAX_LINE_BYTES;
 pub use settings::{DrainSettings, FileSettings, InvalidOverflow, LogSettings, Overflow};
-pub use tail::{Place, Reading as TailReading, Tail};
+pub use tail::{Newest, Place, Start, Tail};
 pub(crate) use text::{append as append_text, head as text_head};

@@ -1,8 +1,9 @@
 //! The tail buffer: the newest lines of every dyno, for who asks later, and for who follows. It is bounded by bytes
 //! and knows no clients: a follower comes with the place it has got to, and is told what it has missed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -53,11 +54,51 @@ struct Entry {
     batch: Arc<Batch>,
 }
 
-/// How far a follower has got.
+/// How far a reader has got.
 #[derive(Debug, Default)]
 pub struct Place {
     next: u64,
+    /// The lines of each speaker that are before it.
     lines: HashMap<String, u64>,
+    /// The lines of each speaker behind which nothing is read, for who does not follow.
+    ends: Option<HashMap<String, u64>>,
+}
+
+impl Place {
+    fn end_of(&self, name: &str) -> u64 {
+        self.ends.as_ref().map_or(u64::MAX, |ends| ends.get(name).copied().unwrap_or_default())
+    }
+
+    /// Moves behind so many lines of a speaker; gives how many there were before it.
+    fn pass(&mut self, name: &str, lines: u64) -> u64 {
+        match self.lines.get_mut(name) {
+            Some(before) => std::mem::replace(before, lines.max(*before)),
+            None => {
+                self.lines.insert(name.to_owned(), lines);
+                0
+            }
+        }
+    }
+}
+
+/// Where a reader begins.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// The batch that has the first of the lines, and how many of its lines are before that.
+    pub first: Option<(Arc<Batch>, u64)>,
+    /// Where it goes on behind that batch.
+    pub place: Place,
+}
+
+/// Which of the lines that are there a reader begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Newest {
+    /// How many there are at most.
+    pub lines: u64,
+    /// From when on.
+    pub since: Option<SystemTime>,
+    /// Whether what comes later is read, too.
+    pub follow: bool,
 }
 
 /// A moment in the order of all lines.
@@ -102,26 +143,54 @@ impl Tail {
         self.0.newest.send_modify(|newest| newest.0 = number);
     }
 
-    /// What has come since a place, of those speakers that are wanted; the place moves on behind it.
-    pub fn read(&self, place: &mut Place, wanted: impl Fn(&Speaker) -> bool) -> Reading {
+    /// Where who is to see the newest lines of those speakers that are wanted begins.
+    pub fn begin(&self, newest: Newest, wanted: impl Fn(&Speaker) -> bool) -> Start {
         let buffer = self.buffer();
-        let (mut reading, mut found) = (Reading::default(), Vec::new());
+        let kept = || buffer.entries(0, &wanted);
+        let total: u64 = kept().map(|entry| entry.batch.len()).sum();
+        let (mut old, mut too_early) = (total.saturating_sub(newest.lines), true);
+        let first = kept().find(|entry| {
+            too_early = too_early && newest.since.is_some_and(|since| entry.batch.at < since);
+            let is_first = !too_early && old < entry.batch.len();
+            old = if is_first { old } else { old.saturating_sub(entry.batch.len()) };
+            is_first
+        });
+        let next = first.map_or(buffer.next, |entry| entry.number + 1);
+        let before =
+            |kept: &Kept| kept.batches.get(kept.index(next)).map_or(kept.lines, |entry| entry.lines_before);
+        let lines = buffer.speakers.iter().map(|(name, kept)| (name.clone(), before(kept))).collect();
+        let ends = || buffer.speakers.iter().map(|(name, kept)| (name.clone(), kept.lines)).collect();
+        let ends = (!newest.follow).then(ends);
+        let first = first.map(|entry| (Arc::clone(&entry.batch), old));
+        Start { first, place: Place { next, lines, ends } }
+    }
+
+    /// What has come since a place, of those speakers that are wanted, as whole batches until there are so many bytes;
+    /// the place moves on behind it.
+    pub fn read(&self, place: &mut Place, enough_bytes: usize, wanted: impl Fn(&Speaker) -> bool) -> Reading {
+        let buffer = self.buffer();
+        let (mut reading, mut bytes) = (Reading::default(), 0);
         for (name, kept) in &buffer.speakers {
-            let from = kept.batches.partition_point(|entry| entry.number < place.next);
-            let (Some(first), Some(last)) = (kept.batches.get(from), kept.batches.back()) else { continue };
-            if !wanted(&last.batch.speaker) {
+            let first = kept.batches.get(kept.index(place.next));
+            if let Some(first) = first.filter(|first| wanted(&first.batch.speaker)) {
+                let gone = first.lines_before.min(place.end_of(name));
+                reading.missed += gone.saturating_sub(place.pass(name, gone));
+            }
+        }
+        let from = std::mem::replace(&mut place.next, buffer.next);
+        for entry in buffer.entries(from, &wanted) {
+            let name = entry.batch.speaker.as_str();
+            if entry.lines_before >= place.end_of(name) {
                 continue;
             }
-            let before = place.lines.insert(name.clone(), kept.lines);
-            // Who has just come has missed nothing; of a dyno that came later it is to see every line.
-            let before = before.or((place.next > 0).then_some(0)).unwrap_or(first.lines_before);
-            reading.missed += first.lines_before.saturating_sub(before);
-            found.extend(kept.batches.range(from..).cloned());
+            if bytes >= enough_bytes {
+                place.next = entry.number;
+                break;
+            }
+            bytes += entry.batch.size();
+            place.pass(name, entry.lines_before + entry.batch.len());
+            reading.batches.push(Arc::clone(&entry.batch));
         }
-        place.next = buffer.next;
-        drop(buffer);
-        found.sort_by_key(|entry| entry.number);
-        reading.batches = found.into_iter().map(|entry| entry.batch).collect();
         reading
     }
 
@@ -171,7 +240,32 @@ impl Tail {
     }
 }
 
+impl Kept {
+    /// Where the batches from a number on begin.
+    fn index(&self, number: u64) -> usize {
+        self.batches.partition_point(|entry| entry.number < number)
+    }
+}
+
 impl Buffer {
+    /// What is kept of those speakers that are wanted from a number on, in order.
+    fn entries(&self, from: u64, wanted: impl Fn(&Speaker) -> bool) -> impl Iterator<Item = &Entry> {
+        let mut nexts = BTreeMap::new();
+        for kept in self.speakers.values() {
+            let mut rest = kept.batches.range(kept.index(from)..);
+            if let Some(next) = rest.next().filter(|next| wanted(&next.batch.speaker)) {
+                nexts.insert(next.number, (next, rest));
+            }
+        }
+        std::iter::from_fn(move || {
+            let (_, (entry, mut rest)) = nexts.pop_first()?;
+            if let Some(next) = rest.next() {
+                nexts.insert(next.number, (next, rest));
+            }
+            Some(entry)
+        })
+    }
+
     /// Lets the oldest batch of the one with the most go: of `printing` where it has more than its share. Whether there
     /// was one.
     fn evict(&mut self, printing: &str) -> bool {
@@ -193,8 +287,6 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
     use crate::logs::Origin;
 
@@ -202,6 +294,8 @@ mod tests {
         let speaker = Speaker::dyno(&dyno.parse().unwrap());
         Arc::new(Batch::new(speaker, Origin::Stdout, SystemTime::UNIX_EPOCH, text.as_bytes().to_vec()))
     }
+
+    const ALL: Newest = Newest { lines: u64::MAX, since: None, follow: true };
 
     fn texts(reading: &Reading) -> Vec<String> {
         let lines = reading.batches.iter().flat_map(|batch| batch.lines());
@@ -211,14 +305,14 @@ mod tests {
     #[test]
     fn lines_come_in_order_and_only_once() {
         let tail = Tail::new(1 << 20);
-        let mut place = Place::default();
+        let mut place = tail.begin(ALL, |_| true).place;
         tail.push(&batch("web.1", "a\nb\n"));
         tail.push(&batch("worker.1", "c\n"));
         tail.push(&batch("web.1", "d\n"));
-        assert_eq!(texts(&tail.read(&mut place, |_| true)), ["a", "b", "c", "d"]);
-        assert!(tail.read(&mut place, |_| true).batches.is_empty());
+        assert_eq!(texts(&tail.read(&mut place, usize::MAX, |_| true)), ["a", "b", "c", "d"]);
+        assert!(tail.read(&mut place, usize::MAX, |_| true).batches.is_empty());
         tail.push(&batch("web.1", "e\n"));
-        let reading = tail.read(&mut place, |speaker| speaker.as_str() == "web.1");
+        let reading = tail.read(&mut place, usize::MAX, |speaker| speaker.as_str() == "web.1");
         assert_eq!((texts(&reading), reading.missed), (vec!["e".to_owned()], 0));
     }
 
@@ -252,21 +346,49 @@ mod tests {
     }
 
     #[test]
+    fn who_reads_piece_by_piece_gets_every_line_once_and_is_told_of_those_that_went_meanwhile() {
+        let tail = Tail::new(20_000);
+        let print = |from: u64, to| {
+            (from..to).for_each(|n| tail.push(&batch(["web.1", "web.2"][n as usize % 2], &format!("{n}\n"))));
+        };
+        print(0, 40);
+        let Start { first, mut place } = tail.begin(Newest { lines: 30, follow: false, ..ALL }, |_| true);
+        assert_eq!(first.unwrap().0.text(), b"10\n");
+        let piece = |place: &mut Place| tail.read(place, 1000, |_| true);
+        let read = piece(&mut place);
+        assert_eq!((texts(&read).first().map(String::as_str), read.missed), (Some("11"), 0));
+        let mut count = read.batches.len();
+        print(40, 1000);
+        let read = piece(&mut place);
+        assert_eq!((texts(&read), count as u64 + read.missed), (vec![], 29), "nothing that came later");
+        let mut place = tail.begin(ALL, |_| true).place;
+        count = 1;
+        while let read = piece(&mut place)
+            && !read.batches.is_empty()
+        {
+            assert!(read.batches.len() < 10 && read.missed == 0, "{read:?}");
+            count += read.batches.len();
+        }
+        assert_eq!(count, 20_000 / batch("web.1", "100\n").size());
+    }
+
+    #[test]
     fn a_chatty_dyno_pushes_out_its_own_lines_and_a_slow_follower_is_told() {
         let tail = Tail::new(10_000);
-        let mut place = Place::default();
+        let mut place = tail.begin(ALL, |_| true).place;
         tail.push(&batch("worker.1", "quiet\n"));
         tail.push(&batch("web.1", "first\n"));
-        tail.read(&mut place, |_| true);
+        tail.read(&mut place, usize::MAX, |_| true);
         for n in 0..1000 {
             tail.push(&batch("web.1", &format!("{n}\n")));
         }
-        let reading = tail.read(&mut place, |_| true);
+        let reading = tail.read(&mut place, usize::MAX, |_| true);
         assert_eq!(reading.missed as usize + reading.batches.len(), 1000);
         assert!(reading.missed > 900);
-        let mut all = Place::default();
-        let everything = tail.read(&mut all, |_| true);
-        assert_eq!(texts(&everything)[0], "quiet");
+        let Start { first, place: mut behind } = tail.begin(ALL, |_| true);
+        let everything = tail.read(&mut behind, usize::MAX, |_| true);
+        let (first, skipped) = first.unwrap();
+        assert_eq!((first.text(), skipped), (b"quiet\n".as_slice(), 0));
         assert_eq!(everything.missed, 0, "who has just come has missed nothing");
         assert!(everything.batches.iter().map(|batch| batch.size()).sum::<usize>() <= 10_000);
     }
