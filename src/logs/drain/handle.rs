@@ -192,3 +192,7 @@ impl Drain {
 pub fn spools(state_dir: &Path) -> std::path::PathBuf {
     state_dir.join("drains")
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

@@ -46,8 +46,10 @@ impl HttpSender {
 
     /// Makes one attempt.
     pub(super) async fn send(&self, parcel: &Parcel, body: &Bytes) -> Result<(), SendError> {
-        let failed =
-            |error: reqwest::Error| SendError::Failed { what: explain(&error.without_url()), asked: None };
+        let failed = |error: reqwest::Error| match (error.is_connect(), explain(&error.without_url())) {
+            (true, what) => SendError::Down { what },
+            (false, what) => SendError::Failed { what, asked: None },
+        };
         let client = self.client.to(self.url.expose()).await.map_err(failed)?;
         let request = self.request(client.post(self.url.expose()), parcel).body(body.clone());
         let mut answer = request.send().await.map_err(failed)?;

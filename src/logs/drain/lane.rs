@@ -39,6 +39,8 @@ pub(super) struct Lane {
     pub(super) queue: VecDeque<Parcel>,
     pub(super) under_way: Option<Parcel>,
     pub(super) connection: Option<Connection>,
+    /// Whether nothing more is sent by it, since hsup ends and what is under way could not be sent.
+    pub(super) given_up: bool,
 }
 
 impl Lane {

@@ -22,11 +22,16 @@ const RETRY: Retry = Retry {
     longest_delay: Duration::from_secs(30),
 };
 
+/// How they do once hsup is about to end: there is not much time, and it is to be used to its end.
+const LAST_RETRY: Retry = Retry { longest_delay: Duration::from_secs(1), ..RETRY };
+
 /// Why an attempt has failed.
 #[derive(Debug)]
 pub(super) enum SendError {
     /// It may succeed next time; the receiver may have said when.
     Failed { what: String, asked: Option<Duration> },
+    /// There is no connection to the receiver. It may be there next time.
+    Down { what: String },
     /// The receiver does not want it.
     Refused { what: String },
 }
@@ -38,7 +43,7 @@ pub(super) enum Delivery {
     Sent,
     /// The receiver does not want it.
     Refused,
-    /// hsup is about to end and the last attempt has failed.
+    /// hsup is about to end, and the receiver is down or was of no use for as long as there was time.
     GivenUp,
 }
 
@@ -66,20 +71,18 @@ pub(super) async fn deliver(
     mut connection: Option<Connection>,
 ) -> (u8, Option<Connection>, Delivery) {
     let mut closing = intake.closing.subscribe();
-    let mut attempt = 0;
+    let (mut attempt, mut was_closing) = (0, false);
     let began = Instant::now();
     let body = match &*sender {
         Sender::Http(http) => http.body(&parcel),
         Sender::Syslog(_) => parcel.body.clone(),
     };
     loop {
-        attempt += 1;
-        let last = closing.borrow_and_update().is_some();
         let result = match &*sender {
             Sender::Http(http) => http.send(&parcel, &body).await,
             Sender::Syslog(syslog) => syslog.send(&parcel, &mut connection).await,
         };
-        let (what, asked) = match result {
+        let (what, asked, is_down) = match result {
             Ok(()) => {
                 if intake.numbers.trouble().is_some() {
                     intake.numbers.set_trouble(None);
@@ -94,18 +97,27 @@ pub(super) async fn deliver(
                 intake.numbers.set_trouble(Some(what));
                 return (parcel.lane, connection, Delivery::Refused);
             }
-            Err(SendError::Failed { what, asked }) => (what, asked),
+            Err(SendError::Failed { what, asked }) => (what, asked, false),
+            Err(SendError::Down { what }) => (what, None, true),
         };
         intake.numbers.retries.fetch_add(1, Ordering::Relaxed);
         if intake.numbers.trouble().is_none() {
             tracing::warn!("drain {target}: cannot send log lines: {what}; they wait, trying again");
         }
         intake.numbers.set_trouble(Some(what));
-        if last {
+        let deadline = *closing.borrow_and_update();
+        // Who has waited for long begins with short waits again.
+        attempt = if deadline.is_some() == was_closing { attempt + 1 } else { 1 };
+        was_closing = deadline.is_some();
+        let delay = match deadline {
+            None => RETRY.delay(attempt, asked),
+            Some(_) => LAST_RETRY.delay(attempt, None).max(asked.unwrap_or_default()),
+        };
+        if deadline.is_some_and(|deadline| is_down || Instant::now() + delay >= deadline) {
             return (parcel.lane, connection, Delivery::GivenUp);
         }
         tokio::select! {
-            () = sleep(RETRY.delay(attempt, asked)) => {}
+            () = sleep(delay) => {}
             // One attempt more, now.
             _ = closing.changed() => {}
         }

@@ -65,7 +65,6 @@ pub(super) struct Shipper {
     /// Whether the last round has left something that there was room for.
     is_behind: bool,
     sends: JoinSet<(u8, Option<Connection>, Delivery)>,
-    given_up: bool,
 }
 
 impl Shipper {
@@ -93,7 +92,6 @@ impl Shipper {
             told_dropped: None,
             is_behind: false,
             sends: JoinSet::new(),
-            given_up: false,
         }
     }
 
@@ -107,7 +105,7 @@ impl Shipper {
             self.fill(deadline.is_some());
             self.dispatch(deadline.is_some());
             self.show();
-            if deadline.is_some_and(|_| self.given_up || self.is_done()) {
+            if deadline.is_some_and(|_| self.is_done() || self.is_given_up()) {
                 break;
             }
             let due = self.due().unwrap_or(adopt);
@@ -259,7 +257,7 @@ impl Shipper {
     fn dispatch(&mut self, closing: bool) {
         for number in 0..LANES {
             let Some(lane) = self.lanes.get(usize::from(number)) else { return };
-            if lane.under_way.is_some() || self.given_up {
+            if lane.under_way.is_some() || lane.given_up {
                 continue;
             }
             let is_due = |since: Instant| closing || since.elapsed() >= PARCEL_AGE;
@@ -291,13 +289,15 @@ impl Shipper {
     fn sent(&mut self, sent: Result<(u8, Option<Connection>, Delivery), JoinError>) {
         let (number, connection, delivery) = match sent {
             Ok(sent) => sent,
+            // The time was over.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let Some(lane) = self.lanes.get_mut(usize::from(number % LANES)) else { return };
         lane.connection = connection;
         if delivery == Delivery::GivenUp {
             // It is still under way, and is put away with the rest.
-            self.given_up = true;
+            lane.given_up = true;
             return;
         }
         let Some(parcel) = lane.under_way.take() else { return };
@@ -347,6 +347,11 @@ impl Shipper {
             && self.intake.bytes() == 0
     }
 
+    /// Whether nothing is under way any more, and what is left cannot be sent.
+    fn is_given_up(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.given_up) && self.sends.is_empty() && !self.is_behind
+    }
+
     fn show(&self) {
         let (bytes, lines) = self.spool.waiting();
         let numbers = &self.intake.numbers;
@@ -357,7 +362,11 @@ impl Shipper {
 
     /// Keeps on disk what could not be sent, or counts it.
     async fn put_away(mut self) {
-        self.sends.shutdown().await;
+        self.sends.abort_all();
+        // Some may have been answered meanwhile.
+        while let Some(sent) = self.sends.join_next().await {
+            self.sent(sent);
+        }
         for connection in self.lanes.iter_mut().filter_map(|lane| lane.connection.as_mut()) {
             // TLS says goodbye; where that takes time nobody listens.
             let _goodbye = timeout(GOODBYE, connection.shutdown()).await;

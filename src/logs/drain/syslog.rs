@@ -50,8 +50,8 @@ impl SyslogSender {
 
     /// Makes one attempt, over the connection that there is or a new one, which is there for the next parcel then.
     pub(super) async fn send(&self, parcel: &Parcel, open: &mut Option<Connection>) -> Result<(), SendError> {
-        let failed = |error: io::Error| SendError::Failed { what: explain(&error), asked: None };
-        let late = |what: &str| SendError::Failed { what: what.to_owned(), asked: None };
+        let down = |what: String| SendError::Down { what };
+        let failed = |what: String| SendError::Failed { what, asked: None };
         let kept = match open.take() {
             Some(mut connection) => is_open(&mut connection).await.then_some(connection),
             None => None,
@@ -60,8 +60,8 @@ impl SyslogSender {
             Some(connection) => connection,
             None => timeout(CONNECT_TIMEOUT, self.connect())
                 .await
-                .map_err(|_| late("it does not accept the connection in time"))?
-                .map_err(failed)?,
+                .map_err(|_| down("it does not accept the connection in time".to_owned()))?
+                .map_err(|error| down(explain(&error)))?,
         };
         let write = async {
             connection.write_all(&parcel.body).await?;
@@ -69,8 +69,8 @@ impl SyslogSender {
         };
         timeout(WRITE_TIMEOUT, write)
             .await
-            .map_err(|_| late("it takes the lines too slowly"))?
-            .map_err(failed)?;
+            .map_err(|_| failed("it takes the lines too slowly".to_owned()))?
+            .map_err(|error| failed(explain(&error)))?;
         *open = Some(connection);
         Ok(())
     }
