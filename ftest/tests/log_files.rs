@@ -113,3 +113,27 @@ fn a_full_disk_stops_nobody_and_is_said_of_those_whose_lines_are_lost_and_once()
     assert_eq!(said("lines of web.1 could not be written to its log file"), 1, "{ended:?}");
     assert!(lines(&room, "web.2").len() >= 20, "{ended:?}");
 }
+
+#[test]
+fn lines_of_which_only_a_part_fits_leave_none_of_it() {
+    let room = Room::new();
+    let line = "i=0; while [ $i -lt 40 ]; do printf '%05000d\\n' $i; i=$((i+1)); done; echo short";
+    room.release(&room.app().process("web", &format!("{line}; exec sleep 600"), 1));
+    // what no file may grow beyond is as good as a full disk: 64 KiB
+    let limited = "trap '' XFSZ; ulimit -f 64; exec \"$@\"";
+    let hsup = room
+        .hsup(["--log-dir"])
+        .arg(room.path("logs"))
+        .arg("start")
+        .through(["bash", "-c", limited, "bash"])
+        .up();
+    hsup.wait_line("web.1 | short");
+    let ended = hsup.stop();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stderr.contains("cannot write the log file of web.1"), "{ended:?}");
+    let text = fs::read_to_string(room.path("logs/web.1.log")).expect("it is text");
+    let whole = |line: &str| line.split_once("[web.1]: ").is_some_and(|(_, text)| text.len() == 5000);
+    let printed: Vec<&str> = text.lines().filter(|line| line.contains(" app[web.1]: 0")).collect();
+    assert!(text.ends_with('\n') && printed.iter().all(|line| whole(line)), "{} bytes", text.len());
+    assert!((1..13).contains(&printed.len()), "{}", printed.len());
+}

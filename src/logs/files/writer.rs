@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -21,6 +21,9 @@ use crate::logs::text;
 
 /// How many files are open at a time; a dyno that prints when its file is not open opens it.
 const MAX_OPEN: usize = 64;
+
+/// How long a file that could not be put aside is written to before that is tried again.
+const PUT_ASIDE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The mode of the files, whatever they have become: they hold what dynos print.
 pub(super) const MODE: u32 = 0o640;
@@ -37,6 +40,8 @@ pub(super) struct Writer {
     writes: u64,
     /// Lines of dynos that could not be written.
     losses: HashMap<String, Loss>,
+    /// When files of dynos could not be put aside.
+    stuck: HashMap<String, Instant>,
     text: Vec<u8>,
 }
 
@@ -78,6 +83,33 @@ impl Open {
         fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == self.device_and_inode)
     }
 
+    /// Appends lines. What has been written of them where that fails is cut off again, for the next ones not to go on
+    /// in the middle of a line.
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        let mut rest = text;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(0) => return self.cut_off(text.len() - rest.len(), io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.cut_off(text.len() - rest.len(), error),
+            }
+        }
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off so many bytes that were written last, unless somebody else may have written behind them.
+    fn cut_off(&mut self, bytes: usize, error: io::Error) -> io::Result<()> {
+        if bytes > 0 && self.make_alone().unwrap_or(false) {
+            let end = self.file.stream_position()?;
+            if self.file.metadata()?.len() == end {
+                self.file.set_len(end - bytes as u64)?;
+            }
+        }
+        Err(error)
+    }
+
     /// Whether nobody else writes to the file, nor will until it is closed.
     fn make_alone(&self) -> io::Result<bool> {
         let Some(lock) = &self.shared else { return Ok(true) };
@@ -107,8 +139,8 @@ impl Writer {
             }
             Claim::OneOff => None,
         };
-        let (open, losses, text) = (HashMap::new(), HashMap::new(), Vec::new());
-        Ok(Self { settings, claim, _alone, archive, open, writes: 0, losses, text })
+        let (open, losses, stuck, text) = (HashMap::new(), HashMap::new(), HashMap::new(), Vec::new());
+        Ok(Self { settings, claim, _alone, archive, open, writes: 0, losses, stuck, text })
     }
 
     /// Writes the lines of a batch.
@@ -139,15 +171,12 @@ impl Writer {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         batch.lines().for_each(|line| text::append(&mut text, &head, line));
-        let written = self.file(name).and_then(|open| {
-            open.file.write_all(&text)?;
-            open.bytes += text.len() as u64;
-            Ok(())
-        });
+        let written = self.file(name).and_then(|open| open.append(&text));
         text.shrink_to(KEPT_TEXT_BYTES);
         self.text = text;
         written?;
-        self.rotate_if_due(name)
+        self.rotate_if_due(name);
+        Ok(())
     }
 
     /// The open file of a dyno.
@@ -163,7 +192,7 @@ impl Writer {
             // While the lock was waited for another hsup may have put the file aside.
             if open.shared.is_none() || open.is_at(&path) {
                 self.open.insert(name.to_owned(), open);
-                self.rotate_if_due(name)?;
+                self.rotate_if_due(name);
             }
         }
         let open = self.open.get_mut(name).ok_or(io::ErrorKind::NotFound)?;
@@ -181,21 +210,38 @@ impl Writer {
         }
     }
 
-    /// Puts a file aside that is too large or too old; not one to which another hsup writes, too.
-    fn rotate_if_due(&mut self, name: &str) -> io::Result<()> {
-        let Some(open) = self.open.get(name) else { return Ok(()) };
+    /// Puts a file aside that is too large or too old. Where that is not possible it grows: no line is lost by it.
+    fn rotate_if_due(&mut self, name: &str) {
+        let Some(open) = self.open.get(name) else { return };
         let is_old = open.since.elapsed().is_ok_and(|age| age >= self.settings.rotate_age);
-        if open.bytes == 0 || open.bytes < self.settings.rotate_bytes && !is_old {
-            return Ok(());
+        let is_due = open.bytes > 0 && (open.bytes >= self.settings.rotate_bytes || is_old);
+        if !is_due || self.stuck.get(name).is_some_and(|since| since.elapsed() < PUT_ASIDE_AGAIN) {
+            return;
         }
+        match self.rotate(name) {
+            Ok(()) => drop(self.stuck.remove(name)),
+            Err(error) => {
+                if self.stuck.insert(name.to_owned(), Instant::now()).is_none() {
+                    let dir = self.settings.dir.display();
+                    tracing::error!(%error, "cannot put the log file of {name} in {dir} aside; it grows meanwhile");
+                }
+                // With the lock that keeps others away.
+                self.open.remove(name);
+            }
+        }
+    }
+
+    /// Puts a file aside; not one to which another hsup writes, too.
+    fn rotate(&mut self, name: &str) -> io::Result<()> {
+        let Some(open) = self.open.get(name) else { return Ok(()) };
         if !open.make_alone()? {
             return Ok(());
         }
         open.file.sync_all()?;
         let path = self.path(name);
-        let aside = names::aside(name, SystemTime::now());
         // Nor one that is not there any more: what is there now may be the file of another hsup.
         if open.is_at(&path) {
+            let aside = names::aside(name, SystemTime::now());
             fs::rename(&path, self.settings.dir.join(&aside))?;
             self.archive.take(aside);
         }
@@ -244,7 +290,6 @@ const KEPT_TEXT_BYTES: usize = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::time::Duration;
 
     use flate2::read::GzDecoder;
 
@@ -391,6 +436,22 @@ mod tests {
         let (lines, compressed) = lines(dir.path());
         assert_eq!(lines, (0..500).map(|n| format!("line {n}")).collect::<Vec<_>>());
         assert!(compressed > 1, "{compressed}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_aside_goes_on_and_loses_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        // of paths of 4095 bytes at most there is room for that of the file, and none for a time behind it
+        let mut dir = root.path().join("d".repeat(100));
+        while dir.as_os_str().len() < 4070 {
+            let left = 4070 - dir.as_os_str().len();
+            dir.push("d".repeat(left.min(200)));
+        }
+        let mut writer = Writer::new(settings(&dir), Claim::Directory).unwrap();
+        (0..200).for_each(|n| writer.write(&batch(n)));
+        assert!(writer.losses.is_empty() && writer.stuck.contains_key("web.1"), "{:?}", writer.losses);
+        writer.close();
+        assert_eq!(lines(&dir), ((0..200).map(|n| format!("line {n}")).collect(), 0));
     }
 
     #[test]
