@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -46,6 +47,15 @@ impl Archive {
             }
         }
         Ok(())
+    }
+
+    /// What a file of this dyno is called that is put aside now. Its name is behind those that are there, also where the
+    /// clock was set back: the first ones are the oldest, and go first.
+    pub(super) fn name(&self, dyno: &str) -> io::Result<String> {
+        let newest = asides(dyno, &self.dir)?.last().and_then(|newest| names::time_of(newest));
+        let behind = newest.map(|newest| newest + Duration::from_micros(1));
+        let now = SystemTime::now();
+        Ok(names::aside(dyno, behind.map_or(now, |behind| behind.max(now))))
     }
 
     /// Takes a file that was put aside, by its name.
@@ -124,18 +134,23 @@ fn create(temp: &Path) -> io::Result<File> {
 /// Removes the oldest files of the same dyno, compressed or not.
 fn prune(plain: &str, dir: &Path, keep: usize) -> io::Result<()> {
     let Some(Aside { dyno, .. }) = Aside::of(plain) else { return Ok(()) };
-    // By their plain names, which are in the order of their times.
-    let mut old = BTreeSet::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let aside = name.to_str().and_then(Aside::of).filter(|aside| aside.dyno == dyno);
-        old.extend(aside.map(|aside| aside.plain.to_owned()));
-    }
+    let old = asides(dyno, dir)?;
     let too_many = old.len().saturating_sub(keep);
     old.iter().take(too_many).try_for_each(|name| {
         remove(&dir.join(names::compressed(name)))?;
         remove(&dir.join(name))
     })
+}
+
+/// The plain names of the files of a dyno that were put aside, which are in the order of their times.
+fn asides(dyno: &str, dir: &Path) -> io::Result<BTreeSet<String>> {
+    let mut asides = BTreeSet::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let aside = name.to_str().and_then(Aside::of).filter(|aside| aside.dyno == dyno);
+        asides.extend(aside.map(|aside| aside.plain.to_owned()));
+    }
+    Ok(asides)
 }
 
 /// Removes a file, which may be gone.
@@ -148,8 +163,6 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use super::*;
 
     #[test]

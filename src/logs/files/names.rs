@@ -68,6 +68,20 @@ pub(super) fn aside(dyno: &str, at: SystemTime) -> String {
     format!("{}.{stamp}", live(dyno))
 }
 
+/// When a file was put aside, by its plain name; none of a time that there is not, or that has none behind it.
+pub(super) fn time_of(plain: &str) -> Option<SystemTime> {
+    let (_, mut stamp) = plain.rsplit_once(".log.")?;
+    let mut time = String::new();
+    for (length, mark) in [(4, "-"), (2, "-"), (5, ":"), (2, ":")] {
+        let (part, rest) = stamp.split_at_checked(length)?;
+        time = time + part + mark;
+        stamp = rest;
+    }
+    // A year has four digits.
+    let last = time.starts_with("9999-12-31");
+    humantime::parse_rfc3339(&(time + stamp)).ok().filter(|_| !last)
+}
+
 /// A plain name once the file is compressed.
 pub(super) fn compressed(plain: &str) -> String {
     format!("{plain}{COMPRESSED}")
@@ -80,6 +94,8 @@ pub(super) fn temp(plain: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -92,6 +108,17 @@ mod tests {
             (compressed(&plain), Stage::Compressed),
         ] {
             assert_eq!(Aside::of(&name), Some(Aside { dyno: "web.1", plain: &plain, stage }));
+        }
+    }
+
+    #[test]
+    fn names_tell_their_times() {
+        for at in [0, 1_000_001, 1_795_344_000_123_456].map(Duration::from_micros) {
+            let at = SystemTime::UNIX_EPOCH + at;
+            assert_eq!(time_of(&aside("web.1", at)), Some(at));
+        }
+        for stamp in ["20261399T100000.000000Z", "99991231T235959.999999Z"] {
+            assert_eq!(time_of(&format!("web.1.log.{stamp}")), None);
         }
     }
 

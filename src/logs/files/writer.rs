@@ -241,7 +241,7 @@ impl Writer {
         let path = self.path(name);
         // Nor one that is not there any more: what is there now may be the file of another hsup.
         if open.is_at(&path) {
-            let aside = names::aside(name, SystemTime::now());
+            let aside = self.archive.name(name)?;
             fs::rename(&path, self.settings.dir.join(&aside))?;
             self.archive.take(aside);
         }
@@ -363,6 +363,22 @@ mod tests {
         assert!(!aside.exists());
         let (lines, compressed) = lines(dir.path());
         assert_eq!((compressed, lines.last().map(String::as_str)), (3, Some("line 399")));
+    }
+
+    #[test]
+    fn the_newest_files_stay_though_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..3 {
+            let aside = format!("web.1.log.20990101T000000.00000{n}Z");
+            fs::write(dir.path().join(aside), "2099 app[web.1]: old\n").unwrap();
+        }
+        let few = FileSettings { rotate_keep: 3, ..settings(dir.path()) };
+        let mut writer = Writer::new(few, Claim::Directory).unwrap();
+        (0..400).for_each(|n| writer.write(&batch(n)));
+        writer.close();
+        let (lines, compressed) = lines(dir.path());
+        let newest: Vec<_> = (400 - lines.len()..400).map(|n| format!("line {n}")).collect();
+        assert_eq!((lines, compressed), (newest, 3));
     }
 
     #[test]
