@@ -223,9 +223,9 @@ impl Intake {
         self.queue().dropped.take()
     }
 
-    /// Whether lines were dropped since that was last taken.
-    pub(super) fn has_dropped(&self) -> bool {
-        self.queue().dropped.is_some()
+    /// What was dropped since that was last taken.
+    pub(super) fn untold_dropped(&self) -> Option<Dropped> {
+        self.queue().dropped
     }
 
     /// How long the oldest batch has been waiting. A clock that was set back counts as long.

@@ -61,7 +61,9 @@ pub(super) struct Shipper {
     /// Parcels that belong on disk and cannot be written at the moment.
     stuck: Vec<Parcel>,
     spool_broken: Option<Instant>,
+    /// When the receiver was last told of dropped lines, and when the log was, and of which.
     told_dropped: Option<Instant>,
+    said_dropped: Option<(Instant, Dropped)>,
     /// Whether the last round has left something that there was room for.
     is_behind: bool,
     sends: JoinSet<(u8, Option<Connection>, Delivery)>,
@@ -90,6 +92,7 @@ impl Shipper {
             stuck: Vec::new(),
             spool_broken: None,
             told_dropped: None,
+            said_dropped: None,
             is_behind: false,
             sends: JoinSet::new(),
         }
@@ -281,7 +284,8 @@ impl Shipper {
         let broken = self.spool_broken.filter(|until| *until > now);
         let waits = !self.has_memory() && self.spools();
         let spool = self.intake.waiting().filter(|_| waits).map(|age| now + SPOOL_AFTER.saturating_sub(age));
-        let told = self.told_dropped.filter(|_| self.intake.has_dropped()).map(|at| at + TELL_DROPPED);
+        let dropped = self.intake.untold_dropped().is_some() && self.may_tell_dropped();
+        let told = self.told_dropped.filter(|_| dropped).map(|at| at + TELL_DROPPED);
         parcels.chain(broken).chain(spool).chain(told).min()
     }
 
@@ -319,24 +323,40 @@ impl Shipper {
         }
     }
 
-    /// Tells the receiver, the log and the tail buffer of dropped lines, as Heroku does.
+    /// Tells the receiver, the log and the tail buffer of dropped lines, as Heroku does. The receiver's message has to wait
+    /// as long as there is no room for it: one that is down for days would have thousands.
     fn tell_dropped(&mut self, closing: bool) {
-        let lately = self.told_dropped.is_some_and(|at| at.elapsed() < TELL_DROPPED);
-        if lately && !closing {
-            return;
+        let lately = |at: Option<Instant>| !closing && at.is_some_and(|at| at.elapsed() < TELL_DROPPED);
+        let tells = (closing || self.may_tell_dropped()) && !lately(self.told_dropped);
+        let dropped = if tells { self.intake.take_dropped() } else { self.intake.untold_dropped() };
+        let Some(dropped) = dropped else { return };
+        let was_said = self.said_dropped.is_some_and(|(_, said)| said == dropped);
+        if !was_said && (tells || !lately(self.said_dropped.map(|(at, _)| at))) {
+            self.said_dropped = Some((Instant::now(), dropped));
+            let (lines, since) = (dropped.lines, rfc3339(dropped.since));
+            tracing::warn!(
+                "drain {}: {lines} log lines dropped since {since}: its buffers are full",
+                self.target
+            );
         }
-        let Some(Dropped { lines, since }) = self.intake.take_dropped() else { return };
-        self.told_dropped = Some(Instant::now());
+        if tells {
+            self.told_dropped = Some(Instant::now());
+            self.frame_dropped(dropped);
+        }
+    }
+
+    fn frame_dropped(&mut self, Dropped { lines, since }: Dropped) {
         let since = rfc3339(since);
-        tracing::warn!(
-            "drain {}: {lines} log lines dropped since {since}: its buffers are full",
-            self.target
-        );
         let text = format!("Error L10 (output buffer overflow): {lines} messages dropped since {since}.\n");
         let batch = Batch::new(Speaker::logplex(), Origin::Platform, SystemTime::now(), text.into_bytes());
         let batch = Arc::new(batch);
         self.tail.push(&batch);
         self.frame(&batch);
+    }
+
+    /// Whether there is room for a message about dropped lines.
+    fn may_tell_dropped(&self) -> bool {
+        self.has_memory() || self.spools()
     }
 
     fn is_done(&self) -> bool {
@@ -406,5 +426,36 @@ impl Shipper {
                 tracing::error!(%error, "drain {target}: {lines} log lines could not be sent and are lost");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_receiver_that_is_down_is_told_of_dropped_lines_once_there_is_room_and_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Arc::new(Target::new(&"http://127.0.0.1:9/".to_owned().into()).unwrap());
+        let intake = Arc::new(Intake::new(0, Overflow::Drop));
+        let (sender, tail) = (Sender::new(&target, false), Tail::new(1 << 20));
+        let spool = Spool::open(dir.path().to_owned(), 0, true);
+        let mut shipper = Shipper::new(target, sender, Arc::clone(&intake), ("host", tail), spool, 0);
+        for _ in 0..3 {
+            intake.dropped(5);
+            shipper.told_dropped = None;
+            shipper.tell_dropped(false);
+            assert_eq!((shipper.held_bytes, shipper.due()), (0, None));
+        }
+        shipper.limit_bytes = 1 << 20;
+        shipper.tell_dropped(false);
+        let told = shipper.lanes.iter().find_map(|lane| lane.open.as_ref()).unwrap();
+        let text = String::from_utf8_lossy(&told.body);
+        assert!(text.contains(" 15 messages dropped since 20"), "{text}");
+        intake.dropped(1);
+        shipper.tell_dropped(false);
+        assert_eq!(intake.untold_dropped().map(|dropped| dropped.lines), Some(1), "it was told a moment ago");
+        shipper.tell_dropped(true);
+        assert_eq!(intake.untold_dropped(), None, "it is the last moment");
     }
 }
