@@ -6,7 +6,7 @@
 //!
 //! Each hsup that uses a drain at the same time has a place of its own below the drain's directory, which it locks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -50,6 +50,10 @@ pub(super) struct Spool {
     next: u64,
     /// Lines of segments that could not be read.
     lost: u64,
+    /// Segments of its own place that cannot be opened and are left for the next hsup.
+    left: BTreeSet<u64>,
+    /// Places and segments of which it has been said that they cannot be read.
+    said: BTreeSet<PathBuf>,
 }
 
 /// A directory that is this hsup's while it is locked.
@@ -73,6 +77,8 @@ impl Spool {
             unsent: BTreeMap::new(),
             next: FIRST_SEGMENT,
             lost: 0,
+            left: BTreeSet::new(),
+            said: BTreeSet::new(),
         };
         spool.adopt();
         spool
@@ -236,16 +242,20 @@ impl Spool {
             self.next = self.next.max(replaced.map_or(0, |(number, _)| number + 1));
         }
         file.sync_all()?;
-        let number = match self.unread.front() {
+        let mut number = match self.unread.front() {
             Some((number, _)) => number - 1,
             None => self.number(),
         };
+        while self.left.contains(&number) {
+            number -= 1;
+        }
         let path = own.join(file_name(number));
         fs::rename(&whole.path, &path)?;
         sync_dir(&own)?;
         // Their parcels are in it, or have been sent.
         let kept: Vec<u64> = self.unread.iter().map(|(number, _)| *number).chain([number]).collect();
-        for other in segments(&own)?.into_iter().filter(|other| !kept.contains(other)) {
+        let is_sent = |other: &u64| !kept.contains(other) && !self.left.contains(other);
+        for other in segments(&own)?.into_iter().filter(is_sent) {
             remove(&own.join(file_name(other)));
         }
         self.lines_read = 0;
@@ -270,34 +280,52 @@ impl Spool {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         for number in 0..PLACES {
             let path = self.dir.join(number.to_string());
-            if let Err(error) = DirBuilder::new().mode(0o700).create(&path)
-                && error.kind() != io::ErrorKind::AlreadyExists
-            {
-                return Err(error);
+            let is_new = match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(error) => return Err(error),
+            };
+            match self.claim(&path) {
+                Ok(Some(place)) => {
+                    self.place = Some(place);
+                    return Ok(path);
+                }
+                Ok(None) => {}
+                Err(error) if is_new => {
+                    let _as_good_as_possible = fs::remove_dir(&path);
+                    return Err(error);
+                }
+                Err(error) => self.leave(&path, &error),
             }
-            let Some(lock) = lock(&path)? else { continue };
-            if self.adopts {
-                self.find(&path)?;
-            } else if !segments(&path)?.is_empty() {
-                continue;
-            }
-            self.place = Some(Place { path: path.clone(), _lock: lock });
-            return Ok(path);
         }
         Err(io::Error::other(format!("more than {PLACES} hsups use this drain")))
+    }
+
+    /// Makes a place this hsup's own, unless it is that of another.
+    fn claim(&mut self, path: &Path) -> io::Result<Option<Place>> {
+        let Some(lock) = lock(path)? else { return Ok(None) };
+        if self.adopts {
+            self.find(path)?;
+        } else if !segments(path)?.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Place { path: path.to_owned(), _lock: lock }))
     }
 
     /// Takes up the segments of this hsup's own place.
     fn find(&mut self, own: &Path) -> io::Result<()> {
         remove(&own.join(format!("{TEMP_PREFIX}first")));
         for number in segments(own)? {
-            let segment = Segment::open(&own.join(file_name(number)))?;
-            if segment.bytes == 0 {
-                remove(&segment.path);
-                continue;
-            }
             self.next = self.next.max(number + 1);
-            self.unread.push_back((number, segment));
+            let path = own.join(file_name(number));
+            match Segment::open(&path) {
+                Ok(empty) if empty.bytes == 0 => remove(&path),
+                Ok(segment) => self.unread.push_back((number, segment)),
+                Err(error) => {
+                    self.left.insert(number);
+                    self.leave(&path, &error);
+                }
+            }
         }
         Ok(())
     }
@@ -309,17 +337,40 @@ impl Spool {
             if other == own || !other.is_dir() {
                 continue;
             }
-            let Some(_lock) = lock(&other)? else { continue };
-            for number in segments(&other)? {
-                // They are behind what is being written.
-                self.close_writer()?;
-                let new = self.number();
-                let path = own.join(file_name(new));
-                fs::rename(other.join(file_name(number)), &path)?;
-                self.unread.push_back((new, Segment::open(&path)?));
+            if let Err(error) = self.empty(&other, own) {
+                self.leave(&other, &error);
             }
         }
         Ok(())
+    }
+
+    /// Moves the segments of another place to this hsup's own, if the hsup of that one has ended.
+    fn empty(&mut self, other: &Path, own: &Path) -> io::Result<()> {
+        let Some(_lock) = lock(other)? else { return Ok(()) };
+        for number in segments(other)? {
+            let theirs = other.join(file_name(number));
+            let segment = match Segment::open(&theirs) {
+                Ok(segment) => segment,
+                Err(error) => {
+                    self.leave(&theirs, &error);
+                    continue;
+                }
+            };
+            // They are behind what is being written.
+            self.close_writer()?;
+            let new = self.number();
+            let path = own.join(file_name(new));
+            fs::rename(&theirs, &path)?;
+            self.unread.push_back((new, Segment { path, ..segment }));
+        }
+        Ok(())
+    }
+
+    /// Says that a place or a segment cannot be read, once: it is left as it is, and the others are used.
+    fn leave(&mut self, path: &Path, error: &io::Error) {
+        if self.said.insert(path.to_owned()) {
+            tracing::error!(%error, "cannot read what waits to be sent in {}: it stays there", path.display());
+        }
     }
 }
 

@@ -118,3 +118,28 @@ fn hsups_that_run_at_once_have_places_of_their_own_and_the_next_one_takes_over()
     all.sort_unstable();
     assert_eq!(all, [1, 2, 3, 4]);
 }
+
+#[test]
+fn what_cannot_be_read_is_left_and_keeps_nothing_else_back_and_nothing_is_sent_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |adopts| Spool::open(dir.path().to_owned(), 4 << 20, adopts);
+    let (mut formation, mut one_off) = (open(true), open(false));
+    // two of them fill a segment
+    (0..6).for_each(|n| formation.append(&parcel_of(n, 150 << 10)).unwrap());
+    (6..12).for_each(|n| one_off.append(&parcel_of(n, 150 << 10)).unwrap());
+    drop((formation, one_off));
+    let unreadable = ["0", "1"].map(|place| dir.path().join(place).join(file_name(FIRST_SEGMENT + 1)));
+    for path in &unreadable {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+    let mut formation = open(true);
+    (0..2).for_each(|_| formation.adopt());
+    formation.append(&parcel(12)).unwrap();
+    let read: Vec<Parcel> = (0..5).filter_map(|_| formation.read()).collect();
+    let numbers_of = |parcels: &[Parcel]| parcels.iter().map(|parcel| parcel.id.0).collect::<Vec<_>>();
+    assert_eq!(numbers_of(&read), [0, 1, 4, 5, 6]);
+    formation.close(&read, &[]).unwrap();
+    assert!(unreadable.iter().all(|path| path.exists()));
+    assert_eq!(numbers(&mut open(true)), [0, 1, 4, 5, 6, 7, 10, 11, 12]);
+}
