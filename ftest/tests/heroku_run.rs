@@ -53,6 +53,28 @@ fn a_one_off_dyno_goes_on_whatever_the_api_does() {
 }
 
 #[test]
+fn a_dyno_that_runs_once_goes_on_whatever_becomes_of_the_app() {
+    // for longer than it is until the next polls
+    const LINE: &str = "echo number $N; sleep 3; exit 7";
+    let (run, start): ([&str; 2], [&str; 2]) = (["run", LINE], ["start", "--oneshot"]);
+    at_once([(run, true), (run, false), (start, true), (start, false)], |(args, image)| {
+        let room = Room::new();
+        let api = FakeHeroku::start(&room, "myapp");
+        api.deploy(&[("version", "one\n")], &[("web", LINE)], &[("N", "one")]);
+        let hsup = room.heroku(&api, args).up();
+        hsup.wait_line("number one");
+        let polls = api.requests_of(Endpoint::Releases).len();
+        api.change(|app| if image { app.container_release() } else { app.empty_release() });
+        // nor does a look that somebody asks for
+        hsup.signal(Signal::SIGHUP);
+        let ended = hsup.end();
+        assert_eq!(ended.code, 7, "{ended:?}");
+        // its release is the only one that counts
+        assert_eq!(api.requests_of(Endpoint::Releases).len(), polls, "{:#?}", api.requests());
+    });
+}
+
+#[test]
 fn a_refused_one_off_dyno_ends_at_once() {
     at_once([401, 403, 404], |status| {
         let room = Room::new();

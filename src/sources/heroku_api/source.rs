@@ -33,7 +33,7 @@ const LONGEST_RESET: Duration = Duration::from_secs(3600);
 pub enum Patience {
     /// For ever: hsup follows the app.
     Forever,
-    /// For a few tries: somebody waits for one release.
+    /// For a few tries: somebody waits for one release, and no other one counts.
     ForOne,
 }
 
@@ -75,19 +75,24 @@ impl HerokuApi {
         Self { looker, poll_interval, patience, last_good, stale, trouble: None, told: None }
     }
 
-    async fn poll(mut self, link: Link) -> Result<(), GaveUp> {
+    /// Asks again and again; ends once there is the one release that somebody waits for. Its dyno runs to its own end
+    /// then, whatever becomes of the app.
+    async fn poll(mut self, link: &Link) -> Result<(), GaveUp> {
         loop {
             let asked = link.reread.newest();
             let wait = match self.looker.look().await {
                 Ok(found) => {
                     self.recovered();
                     link.looks.succeeded();
-                    self.take(found, &link)?;
+                    self.take(found, link)?;
                     jitter(self.poll_interval)
                 }
-                Err(error) => self.fail(error, &link).await?,
+                Err(error) => self.fail(error, link).await?,
             };
             link.reread.looked(asked);
+            if self.patience == Patience::ForOne && link.releases.borrow().is_some() {
+                return Ok(());
+            }
             tokio::select! {
                 _ = link.reread.newer_than(asked) => {}
                 () = sleep(wait) => {}
@@ -234,11 +239,16 @@ fn jitter(wait: Duration) -> Duration {
 impl ReleaseSource for HerokuApi {
     fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
         Box::pin(async move {
-            let (last_good, live) = (self.last_good.clone(), link.live.clone());
+            let last_good = self.last_good.clone();
+            let keeping = last_good.follow(link.live.clone());
+            tokio::pin!(keeping);
             tokio::select! {
-                ended = self.poll(link) => ended,
-                never = last_good.follow(live) => match never {},
+                ended = self.poll(&link) => ended?,
+                never = &mut keeping => match never {},
             }
+            link.reread.end();
+            // the one release may have yet to go live
+            match keeping.await {}
         })
     }
 }
