@@ -159,6 +159,17 @@ fn a_one_off_dyno_does_not_wait_an_hour_for_a_rate_limit() {
 }
 
 #[test]
+fn a_failed_call_is_tried_again_whenever_the_rate_limit_is_reset() {
+    at_once([500, 503], |status| {
+        let room = Room::new();
+        let api = released(&room);
+        api.fail_next(1, None, Fault::Resets(status, 3500));
+        let ended = room.heroku(&api, ["run", "echo number $N"]).end();
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, "number one\n"), "{ended:?}");
+    });
+}
+
+#[test]
 fn a_token_without_an_app_is_no_source() {
     let room = Room::new();
     let driver = driver().to_string();

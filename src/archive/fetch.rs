@@ -323,7 +323,7 @@ impl Fetcher {
         if status.is_success() {
             return Ok(response);
         }
-        let retry_after = asked_to_wait(response.headers());
+        let retry_after = asked_to_wait(status, response.headers());
         Err(FetchError::Status { what: what.clone(), status, retry_after })
     }
 }

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use reqwest::StatusCode;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
 /// How often and when something is tried again.
@@ -42,9 +43,14 @@ pub(crate) fn random_fraction() -> f64 {
     RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64
 }
 
-/// How long a server asks to be left alone: `Retry-After`, else the reset of its rate limit, in seconds or as a
-/// time. A time is taken beside the answer's own `Date`, so that this host's clock does not matter.
-pub(crate) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
+/// How long a server that refuses asks to be left alone, in seconds or as a time: `Retry-After`; and where the rate limit
+/// is used up, else its reset, which answers have at other times as well. A time is taken beside the answer's own `Date`,
+/// so that this host's clock does not matter.
+pub(crate) fn asked_to_wait(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    let limited = status == StatusCode::TOO_MANY_REQUESTS;
+    if !limited && status != StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let now = text(DATE.as_str()).and_then(|date| httpdate::parse_http_date(date).ok());
     let until = |time: SystemTime| now.map(|now| time.duration_since(now).unwrap_or_default());
@@ -58,8 +64,8 @@ pub(crate) fn asked_to_wait(headers: &HeaderMap) -> Option<Duration> {
     let date = || until(httpdate::parse_http_date(text(RETRY_AFTER.as_str())?).ok()?);
     reset(RETRY_AFTER.as_str())
         .or_else(date)
-        .or_else(|| reset("ratelimit-reset"))
-        .or_else(|| reset("x-ratelimit-reset"))
+        .or_else(|| reset("ratelimit-reset").filter(|_| limited))
+        .or_else(|| reset("x-ratelimit-reset").filter(|_| limited))
 }
 
 #[cfg(test)]
@@ -79,12 +85,14 @@ mod tests {
 
     #[test]
     fn a_server_may_say_how_long_to_wait_in_several_ways() {
-        let asked = |pairs: &[(&'static str, &str)]| {
+        let asked_by = |status, pairs: &[(&'static str, &str)]| {
             let headers = pairs.iter().map(|(name, value)| {
                 (reqwest::header::HeaderName::from_static(name), value.parse().unwrap())
             });
-            asked_to_wait(&headers.collect()).map(|wait| wait.as_secs())
+            let status = StatusCode::from_u16(status).unwrap();
+            asked_to_wait(status, &headers.collect()).map(|wait| wait.as_secs())
         };
+        let asked = |pairs: &[(&'static str, &str)]| asked_by(429, pairs);
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(asked(&[]), None);
         assert_eq!(asked(&[("retry-after", "7"), ("ratelimit-reset", "9")]), Some(7));
@@ -98,5 +106,9 @@ mod tests {
         );
         assert_eq!(asked(&[("retry-after", "soon")]), None);
         assert_eq!(asked(&[("ratelimit-reset", "18446744073709551615"), date]), None);
+        // when the limit is reset does not matter where it is not used up
+        let both = [("retry-after", "7"), ("ratelimit-reset", "3500")];
+        assert_eq!((asked_by(503, &both), asked_by(503, &both[1..])), (Some(7), None));
+        assert_eq!((asked_by(500, &both), asked_by(403, &both)), (None, None));
     }
 }

@@ -16,6 +16,8 @@ pub enum Fault {
     Status(u16),
     /// A 429 that tells after how many seconds to ask again.
     RateLimited(u64),
+    /// A status, with word of the seconds until the rate limit is reset.
+    Resets(u16, u64),
     /// The answer is at this URL.
     Redirect(String),
     /// The answer is held back until [`super::FakeHeroku::mend`].
@@ -42,6 +44,7 @@ impl fmt::Debug for Fault {
         match self {
             Self::Status(status) => write!(f, "Status({status})"),
             Self::RateLimited(seconds) => write!(f, "RateLimited({seconds})"),
+            Self::Resets(status, seconds) => write!(f, "Resets({status}, {seconds})"),
             Self::Redirect(url) => write!(f, "Redirect({url:?})"),
             Self::Held => f.write_str("Held"),
             Self::Cut => f.write_str("Cut"),

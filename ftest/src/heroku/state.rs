@@ -142,6 +142,9 @@ impl State {
             Some(Fault::RateLimited(seconds)) => {
                 rules::error(429, &self.app.name).header("retry-after", seconds.to_string())
             }
+            Some(Fault::Resets(status, seconds)) => {
+                rules::error(status, &self.app.name).header("ratelimit-reset", seconds.to_string())
+            }
             Some(Fault::Redirect(url)) => Reply::text(307, "").header("location", url),
             Some(Fault::Body(body)) => Reply::text(200, &body),
             Some(Fault::Edited(edit)) => edited(&self.answer(target, &range, uri, base), &*edit),

@@ -53,7 +53,8 @@ impl HttpSender {
         let client = self.client.to(self.url.expose()).await.map_err(failed)?;
         let request = self.request(client.post(self.url.expose()), parcel).body(body.clone());
         let mut answer = request.send().await.map_err(failed)?;
-        let (status, asked) = (answer.status(), asked_to_wait(answer.headers()));
+        let status = answer.status();
+        let asked = asked_to_wait(status, answer.headers());
         let mut read = 0;
         while read < MAX_ANSWER_BYTES
             && let Ok(Some(more)) = answer.chunk().await

@@ -178,7 +178,7 @@ impl Client {
 
     fn refusal(&self, url: String, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ApiError {
         let (app, message) = (self.app.clone(), self.message(body));
-        let wait = asked_to_wait(headers);
+        let wait = asked_to_wait(status, headers);
         match status {
             StatusCode::UNAUTHORIZED => ApiError::Unauthorized { url, app },
             StatusCode::FORBIDDEN => ApiError::Forbidden { url, app, message },

@@ -182,20 +182,18 @@ impl HerokuApi {
         !error.passes() || failures >= attempts || error.asked_to_wait() > Some(longest_delay)
     }
 
-    /// How long to wait after this error.
+    /// How long to wait after this error: as long as the API asks for, but not shorter than after any other.
     fn wait(&self, error: &ApiError) -> Duration {
         let reset = error.asked_to_wait().map(|wait| wait.min(LONGEST_RESET));
         let failures = self.trouble.as_ref().map_or(1, |trouble| trouble.failures);
+        let retry = Retry { attempts: u32::MAX, first_delay: FIRST_RETRY, longest_delay: self.poll_interval };
+        let growing = retry.delay(failures, None);
         match (error, reset) {
             // the jitter is added: not a moment earlier than it asks for
-            (_, Some(reset)) => reset + self.poll_interval.mul_f64(JITTER * random_fraction()),
+            (_, Some(reset)) => growing.max(reset + self.poll_interval.mul_f64(JITTER * random_fraction())),
             (ApiError::RateLimited { .. }, None) => jitter(self.poll_interval * SLOWER),
             (error, None) if !error.passes() => jitter(self.poll_interval * SLOWER),
-            (_, None) => {
-                let retry =
-                    Retry { attempts: u32::MAX, first_delay: FIRST_RETRY, longest_delay: self.poll_interval };
-                retry.delay(failures, None)
-            }
+            (_, None) => growing,
         }
     }
 
@@ -250,5 +248,29 @@ impl ReleaseSource for HerokuApi {
             // the one release may have yet to go live
             match keeping.await {}
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::AppName;
+    use crate::sources::heroku_api::ApiUrl;
+
+    #[test]
+    fn a_server_that_asks_for_no_wait_is_asked_less_and_less_often() {
+        let app: AppName = "myapp".parse().unwrap();
+        let client = Client::new(ApiUrl::default(), "t0ken".parse().unwrap(), app.clone());
+        let last_good = LastGood::new("/nowhere".into(), app);
+        let interval = Duration::from_secs(60);
+        let mut source = HerokuApi::new(client.into(), interval, Patience::Forever, last_good, true);
+        let mut waits = |wait, failures| {
+            source.trouble = Some(Trouble { failures, since: Instant::now(), told: String::new() });
+            let url = String::new();
+            source.wait(&ApiError::RateLimited { url, wait: Some(Duration::from_secs(wait)) }).as_secs()
+        };
+        assert!(waits(0, 6) >= 16 && waits(0, 99) >= 30);
+        // the jitter is a fifth of the interval at most
+        assert!((3500..=3512).contains(&waits(3500, 1)) && (3600..=3612).contains(&waits(9999, 1)));
     }
 }
