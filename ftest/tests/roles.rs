@@ -1,7 +1,9 @@
 //! Who may ask a running hsup for what, with clients that are other users and in other groups.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Child, Command, Stdio};
 
 use hsup_ftest::{Driver, Ended, Hsup, Launch, Room, is_about, missing};
 use nix::unistd::geteuid;
@@ -87,6 +89,74 @@ fn groups_say_who_may_look_and_who_may_do_everything() {
     // the one that hsup runs as
     assert_eq!(room.hsup(["restart", "web.1"]).end().code, 0);
     hsup.wait_line("control: root (uid 0, pid ");
+}
+
+/// Connects often enough to fill all places and more, says nothing, and holds on to what it has until its input ends.
+const HOLDS_MANY: &str = r#"
+    my @held = grep { defined } map { IO::Socket::UNIX->new(Peer => $ARGV[0]) } 1..150;
+    $| = 1;
+    print scalar(@held), "\n";
+    <STDIN>
+"#;
+
+/// Asks twice and shows all that it is answered.
+const ASKS_TWICE: &str = r#"
+    my $hsup = IO::Socket::UNIX->new(Peer => $ARGV[0]);
+    $hsup->syswrite("GET /health HTTP/1.1\r\nHost: x\r\n\r\n" x 2);
+    $hsup->shutdown(1);
+    print <$hsup>
+"#;
+
+/// A Perl script that somebody with this primary group runs.
+fn perl(room: &Room, gid: &str, script: &str) -> Child {
+    let (uid, gid) = (format!("--reuid={USER}"), format!("--regid={gid}"));
+    let mut command = Command::new("setpriv");
+    command
+        .args([&uid, &gid, "--clear-groups", "perl", "-MIO::Socket::UNIX", "-e", script])
+        .arg(room.socket());
+    command
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("there are setpriv and perl")
+}
+
+#[test]
+fn whoever_may_do_less_locks_out_nobody_who_may_do_more() {
+    let Some(room) = room() else { return };
+    let _hsup = up(room.hsup(["start", "--control-group", CONTROL, "--read-group", READ]));
+    let mut holders = [USER, READ_GID].map(|gid| {
+        let mut holder = perl(&room, gid, HOLDS_MANY);
+        let mut line = String::new();
+        let printed = holder.stdout.take().expect("it is piped");
+        BufReader::new(printed).read_line(&mut line).expect("it can be read");
+        assert_eq!(line, "150\n");
+        if gid == USER {
+            let ended = ask(&room, READ_GID, "", &["ps"]);
+            assert!(ended.code == 0 && ended.stdout.contains("web.1"), "{ended:?}");
+        }
+        holder
+    });
+    for words in [&["ps"][..], &["restart", "web.1"]] {
+        let ended = ask(&room, CONTROL, "", words);
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+    for holder in &mut holders {
+        drop(holder.stdin.take());
+        assert!(holder.wait().expect("it can be waited for").success());
+    }
+}
+
+#[test]
+fn who_may_do_nothing_is_told_so_once() {
+    let Some(room) = room() else { return };
+    let _hsup = up(room.hsup(["start", "--control-group", CONTROL, "--read-group", READ]));
+    let answers = |gid, status: &str| {
+        let ended = perl(&room, gid, ASKS_TWICE).wait_with_output().expect("it can be waited for");
+        String::from_utf8_lossy(&ended.stdout).matches(&format!("HTTP/1.1 {status}")).count()
+    };
+    assert_eq!((answers(USER, "403"), answers(READ_GID, "200")), (1, 2));
 }
 
 #[test]

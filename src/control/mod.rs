@@ -10,6 +10,7 @@ mod events;
 mod inspect;
 mod logs;
 mod metrics;
+mod places;
 mod refusal;
 mod routes;
 mod server;

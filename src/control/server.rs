@@ -19,13 +19,11 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::access::Access;
+use super::access::{Access, Asker, Role};
+use super::places::{MAX_CONNECTIONS, Place, Places};
 use super::routes::{self, Answer, Api};
 use super::socket::ControlSocket;
 use super::stall::{StallGuard, Unhurried};
-
-/// How many clients are served at a time; more wait to be accepted. Each may hold about 100 KiB.
-const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may be silent before its request, or take to send the head of it.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -63,7 +61,7 @@ where
     F: Future<Output = Answer> + Send + 'static,
 {
     let mut connections = JoinSet::new();
-    let access = Arc::new(socket.access().clone());
+    let (access, places) = (Arc::new(socket.access().clone()), Places::new());
     // Nothing is ever sent: that it is dropped tells the connections to finish.
     let (open, closing) = watch::channel(());
     let mut backoff = None;
@@ -76,7 +74,10 @@ where
                 match accepted {
                     Ok(stream) => {
                         backoff = None;
-                        connections.spawn(connection(stream, Arc::clone(&access), handler.clone(), closing.clone()));
+                        let asker = access.admit(&stream);
+                        let Some(place) = places.take(&asker) else { continue };
+                        let client = Client { stream, asker, access: Arc::clone(&access), place };
+                        connections.spawn(connection(client, handler.clone(), closing.clone()));
                     }
                     Err(error) => backoff = Some(after_failure(backoff, &error)),
                 }
@@ -106,16 +107,22 @@ fn after_failure(backoff: Option<Duration>, error: &io::Error) -> Duration {
     }
 }
 
-async fn connection<H, F>(
+/// Somebody who has connected.
+struct Client {
     stream: UnixStream,
+    asker: Asker,
     access: Arc<Access>,
-    handler: H,
-    mut closing: watch::Receiver<()>,
-) where
+    place: Place,
+}
+
+async fn connection<H, F>(client: Client, handler: H, mut closing: watch::Receiver<()>)
+where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
-    let asker = access.admit(&stream);
+    let Client { stream, asker, access, place: _place } = client;
+    // Who may do nothing is told so once, and is not to stay.
+    let stays = asker.may(Role::Read);
     let unhurried = Unhurried::default();
     let follows = unhurried.clone();
     let copy = stream.as_fd().try_clone_to_owned().map(net::UnixStream::from).and_then(UnixStream::from_std);
@@ -130,6 +137,7 @@ async fn connection<H, F>(
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_PATIENCE)
         .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(stays)
         // A client such as `nc -N` closes its side once it has asked, and still wants the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
