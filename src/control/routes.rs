@@ -23,7 +23,7 @@ use super::inspect::{self, Here};
 use super::logs::{Follower, LogsQuery};
 use super::metrics::{self, ProcessUse, Scrape};
 use super::refusal::{Refusal, json, text, whole, with_type};
-use super::stall::Unhurried;
+use super::stall::Manner;
 use super::usage::Usages;
 use super::wire::{
     ReleasesResponse, RestartRequest, RestartResponse, RollbackRequest, RollbackResponse, ScaleRequest,
@@ -152,9 +152,7 @@ impl Api {
     fn let_follow(&self, parts: &Parts) -> Result<OwnedSemaphorePermit, Refusal> {
         let permit = Arc::clone(&self.followers).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::TooManyFollowers)?;
-        if let Some(unhurried) = parts.extensions.get::<Unhurried>() {
-            unhurried.allow();
-        }
+        manner(parts).follow();
         Ok(permit)
     }
 
@@ -205,6 +203,11 @@ fn admit<'a>(parts: &'a Parts, kind: Kind, path: &'static str) -> Result<&'a Ask
     Err(Refusal::Forbidden { asker: asker.to_string(), path, hint: access.hint() })
 }
 
+/// How the one who asks is dealt with. The server tells that of each request as well.
+fn manner(parts: &Parts) -> &Manner {
+    parts.extensions.get().expect("the server puts into each request how its client is dealt with")
+}
+
 /// The route of a method and a path.
 fn find(method: &str, path: &str) -> Result<(Kind, &'static str, Route), Refusal> {
     let found = ROUTES.iter().find(|(_, routed, _)| *routed == path);
@@ -237,7 +240,7 @@ where
         Route::Release => inspect::release(&api.here, asker),
         Route::Plan => inspect::plan(body, api, asker).await,
         Route::OpenApi => Ok(with_type("application/json", whole(OPENAPI))),
-        Route::Stop => stop(body, api, asker).await,
+        Route::Stop => stop(body, api, asker, manner(parts)).await,
         Route::Restart => restart(body, api, asker).await,
         Route::Scale => scale(body, api, asker).await,
         Route::Rollback => rollback(body, api, asker).await,
@@ -286,14 +289,18 @@ async fn metrics(api: &Api) -> Result<Answer, Refusal> {
     Ok(with_type(metrics::CONTENT_TYPE, whole(text)))
 }
 
-async fn stop<B>(body: B, api: &Api, asker: &Asker) -> Result<Answer, Refusal>
+async fn stop<B>(body: B, api: &Api, asker: &Asker, manner: &Manner) -> Result<Answer, Refusal>
 where
     B: Body<Error: Into<Box<dyn Error + Send + Sync>>>,
 {
     let StopRequest { processes } = read(body, r#"{"Processes":["web","worker.2"]}"#).await?;
     // A name that no dyno can have is like one that no dyno has: it stops nothing.
     let targets: Vec<Target> = processes.iter().filter_map(|name| name.parse().ok()).collect();
-    let done = async { Ok(api.formation.stop(targets.clone()).await?) };
+    let done = async {
+        let stopped = api.formation.stop(targets.clone()).await?;
+        // It takes as long as the dynos do.
+        Ok(manner.wait_for(stopped).await?)
+    };
     let stopped = api.attempt(asker, "stop", texts(&targets), done).await?;
     Ok(json(&StopResponse::new(&targets, &stopped)))
 }

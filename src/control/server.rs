@@ -23,7 +23,7 @@ use super::access::{Access, Asker, Role};
 use super::places::{MAX_CONNECTIONS, Place, Places};
 use super::routes::{self, Answer, Api};
 use super::socket::ControlSocket;
-use super::stall::{StallGuard, Unhurried};
+use super::stall::{Manner, StallGuard};
 
 /// How long a client may be silent before its request, or take to send the head of it.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -123,12 +123,12 @@ where
     let Client { stream, asker, access, place: _place } = client;
     // Who may do nothing is told so once, and is not to stay.
     let stays = asker.may(Role::Read);
-    let unhurried = Unhurried::default();
-    let follows = unhurried.clone();
+    let manner = Manner::default();
+    let told = manner.clone();
     let copy = stream.as_fd().try_clone_to_owned().map(net::UnixStream::from).and_then(UnixStream::from_std);
-    let stream = StallGuard::new(stream, ANSWER_PATIENCE, unhurried.clone());
+    let stream = StallGuard::new(stream, ANSWER_PATIENCE, manner.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(unhurried.clone());
+        request.extensions_mut().insert(manner.clone());
         request.extensions_mut().insert((asker.clone(), Arc::clone(&access)));
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
@@ -144,7 +144,7 @@ where
     tokio::pin!(connection);
     let gone = async {
         match copy {
-            Ok(copy) => hang_up(&copy, &follows).await,
+            Ok(copy) => hang_up(&copy, &told).await,
             Err(_then_it_is_noticed_when_there_is_something_to_tell) => std::future::pending().await,
         }
     };
@@ -161,19 +161,16 @@ where
     }
 }
 
-/// Waits for a client that follows something to be gone. With nothing to be told it would go unnoticed, since one that
-/// only says that it will ask no more is to be answered.
-async fn hang_up(stream: &UnixStream, follows: &Unhurried) {
+/// Waits for a client to be gone that is to be told something by and by. Until there is something it would go unnoticed,
+/// since one that only says that it will ask no more is to be answered.
+async fn hang_up(stream: &UnixStream, manner: &Manner) {
     while let Ok(ready) = stream.ready(Interest::WRITABLE).await {
-        match ready.is_write_closed() {
-            true if follows.is_allowed() => return,
-            // Its answer ends by itself.
-            true => break,
-            // Until the next change.
-            false => {
-                drop(stream.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())))
-            }
+        if ready.is_write_closed() {
+            // What it has asked for before it went is done.
+            return manner.may_end().await;
         }
+        // Until the next change.
+        drop(stream.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())));
     }
     std::future::pending().await
 }

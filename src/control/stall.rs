@@ -1,28 +1,56 @@
 //! A stream that gives a reader up which takes nothing for too long. hyper bounds the time in which a request
-//! comes; this bounds the time in which an answer is taken.
+//! comes; this bounds the time in which an answer is taken, and says when one is waited for in vain.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
-/// Says that the reader of a connection may take as long as it likes: who follows the logs in a pager reads on when it is
-/// told to. Cheap to clone; all clones are of the same connection.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Unhurried(Arc<AtomicBool>);
+/// What a connection is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Course {
+    /// A request comes, or is answered.
+    #[default]
+    Answering,
+    /// What has been asked for is under way, and is told when it is done.
+    Waiting,
+    /// It is told of whatever happens.
+    Following,
+}
 
-impl Unhurried {
-    pub(super) fn allow(&self) {
-        self.0.store(true, Ordering::Relaxed);
+/// How the client of a connection is dealt with. Cheap to clone; all clones are of the same connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Manner(Arc<watch::Sender<Course>>);
+
+impl Manner {
+    /// From now on it may take as long as it likes: who follows the logs in a pager reads on when it is told to. When it
+    /// is gone there is nobody to be told.
+    pub(super) fn follow(&self) {
+        self.0.send_replace(Course::Following);
     }
 
-    pub(super) fn is_allowed(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Waits for what goes on by itself, whether or not its client stays to hear of it.
+    pub(super) async fn wait_for<T>(&self, done: impl Future<Output = T>) -> T {
+        self.0.send_replace(Course::Waiting);
+        let done = done.await;
+        self.0.send_replace(Course::Answering);
+        done
+    }
+
+    fn is_unhurried(&self) -> bool {
+        *self.0.borrow() == Course::Following
+    }
+
+    /// Waits until nothing is lost if the connection ends with its client.
+    pub(super) async fn may_end(&self) {
+        let mut course = self.0.subscribe();
+        // the sender is in this very value, so that it cannot be gone
+        let _reached = course.wait_for(|course| *course != Course::Answering).await;
     }
 }
 
@@ -31,18 +59,18 @@ impl Unhurried {
 pub(super) struct StallGuard<S> {
     stream: S,
     patience: Duration,
-    unhurried: Unhurried,
+    manner: Manner,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> StallGuard<S> {
-    pub(super) fn new(stream: S, patience: Duration, unhurried: Unhurried) -> Self {
-        Self { stream, patience, unhurried, stalled: None }
+    pub(super) fn new(stream: S, patience: Duration, manner: Manner) -> Self {
+        Self { stream, patience, manner, stalled: None }
     }
 
     fn guard(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if write.is_ready() || self.unhurried.is_allowed() {
+        if write.is_ready() || self.manner.is_unhurried() {
             self.stalled = None;
             return write;
         }
@@ -100,7 +128,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_nothing_is_given_up() {
         let (ours, _theirs) = duplex(4);
-        let mut guarded = StallGuard::new(ours, Duration::from_secs(30), Unhurried::default());
+        let mut guarded = StallGuard::new(ours, Duration::from_secs(30), Manner::default());
         let before = tokio::time::Instant::now();
         let error = guarded.write_all(b"12345").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -110,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_a_little_now_and_then_is_not() {
         let (ours, mut theirs) = duplex(4);
-        let mut guarded = StallGuard::new(ours, Duration::from_secs(30), Unhurried::default());
+        let mut guarded = StallGuard::new(ours, Duration::from_secs(30), Manner::default());
         let reader = async {
             for _ in 0..4 {
                 sleep(Duration::from_secs(20)).await;

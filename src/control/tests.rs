@@ -401,6 +401,26 @@ async fn a_long_stop_delays_nobody() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_stop_and_goes_has_it_and_keeps_nobody_out() {
+    let (handle, mut mailbox) = FormationHandle::new();
+    let server = Server::start(handle).await;
+    let request = "POST /control/stop HTTP/1.1\r\nContent-Length: 21\r\n\r\n{\"Processes\":[\"web\"]}";
+    // more than are served at a time, some of whom are gone before hsup has looked
+    for waits in [true, false].repeat(40) {
+        let mut stream = server.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let stream = waits.then_some(stream);
+        let told = timeout(Duration::from_secs(30), mailbox.recv()).await;
+        let Some(Command::Stop { reply: mut asked, .. }) = told.expect("hsup looks") else {
+            panic!("no stop")
+        };
+        drop(stream);
+        timeout(Duration::from_secs(30), asked.closed()).await.expect("nobody is answered");
+    }
+    server.assert_well().await;
+}
+
+#[tokio::test]
 async fn shutdown_lets_answers_finish_and_frees_the_path() {
     let (handle, mut mailbox) = FormationHandle::new();
     let (server, mut stream, reply) = stop_in_flight(handle, &mut mailbox).await;

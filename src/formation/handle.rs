@@ -124,12 +124,16 @@ impl FormationHandle {
         self.tell(|reply| Command::Ask(Question::Preview { arrival, reply })).await
     }
 
-    /// Stops dynos for good; returns when all their processes are gone, with their names in order.
+    /// Stops dynos for good. Once that is under way it gives what waits for all their processes to be gone, for their
+    /// names, in order; whether anybody waits does not matter to it.
     ///
     /// # Errors
-    /// If the supervisor has ended.
-    pub async fn stop(&self, targets: Vec<Target>) -> Result<Vec<DynoName>, ShuttingDown> {
-        self.tell(|reply| Command::Stop { targets, reply }).await
+    /// If the supervisor has ended, or ends meanwhile.
+    pub async fn stop(
+        &self,
+        targets: Vec<Target>,
+    ) -> Result<impl Future<Output = Result<Vec<DynoName>, ShuttingDown>> + use<>, ShuttingDown> {
+        self.begin(|reply| Command::Stop { targets, reply }).await
     }
 
     /// Restarts dynos, and starts those that were stopped; their names, in order. With `rolling` one of each type is
@@ -142,8 +146,16 @@ impl FormationHandle {
     }
 
     async fn tell<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, ShuttingDown> {
+        self.begin(command).await?.await
+    }
+
+    /// Sends a command; gives what waits for its answer.
+    async fn begin<T, C: FnOnce(oneshot::Sender<T>) -> Command>(
+        &self,
+        command: C,
+    ) -> Result<impl Future<Output = Result<T, ShuttingDown>> + use<T, C>, ShuttingDown> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| ShuttingDown)?;
-        answer.await.map_err(|_| ShuttingDown)
+        Ok(async { answer.await.map_err(|_| ShuttingDown) })
     }
 }

@@ -101,7 +101,10 @@ async fn a_stop_during_a_release_phase_is_answered() {
     bench.release_with_phase(2);
     let phase = bench.next("release.1").await;
     let handle = bench.handle.clone();
-    let stop = tokio::spawn(async move { handle.stop(vec!["release".parse().unwrap()]).await.unwrap() });
+    let stop =
+        tokio::spawn(
+            async move { handle.stop(vec!["release".parse().unwrap()]).await.unwrap().await.unwrap() },
+        );
     while phase.signals().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -202,7 +205,10 @@ async fn a_release_is_good_without_the_dynos_that_an_operator_has_stopped() {
     let worker = bench.next("worker.1").await;
     old.iter().for_each(|old| old.exit(Exit::Code(0), true));
     let handle = bench.handle.clone();
-    let stop = tokio::spawn(async move { handle.stop(vec!["clock".parse().unwrap()]).await.unwrap() });
+    let stop =
+        tokio::spawn(
+            async move { handle.stop(vec!["clock".parse().unwrap()]).await.unwrap().await.unwrap() },
+        );
     while clock.signals().is_empty() {
         tokio::task::yield_now().await;
     }

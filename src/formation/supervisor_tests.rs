@@ -195,7 +195,7 @@ async fn what_an_operator_stops_stays_stopped_until_a_new_release() {
     let worker = bench.next("worker.1").await;
     let handle = bench.handle.clone();
     let stop = tokio::spawn(async move {
-        handle.stop(vec!["web.2".parse().unwrap(), "worker".parse().unwrap()]).await.unwrap()
+        handle.stop(vec!["web.2".parse().unwrap(), "worker".parse().unwrap()]).await.unwrap().await.unwrap()
     });
     while worker.signals().is_empty() {
         tokio::task::yield_now().await;
@@ -222,7 +222,7 @@ async fn when_an_operator_has_stopped_everything_it_is_over() {
     bench.release(1, &[("web", 1)]);
     let web = bench.next("web.1").await;
     let handle = bench.handle.clone();
-    let stop = tokio::spawn(async move { handle.stop(vec!["web".parse().unwrap()]).await });
+    let stop = tokio::spawn(async move { handle.stop(vec!["web".parse().unwrap()]).await.unwrap().await });
     while web.signals().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -234,10 +234,10 @@ async fn when_an_operator_has_stopped_everything_it_is_over() {
 #[tokio::test(start_paused = true)]
 async fn to_stop_what_is_not_there_is_answered_at_once() {
     let mut bench = Bench::start(Network::Host, &[]);
-    assert_eq!(bench.handle.stop(vec!["web".parse().unwrap()]).await.unwrap(), []);
+    assert_eq!(bench.handle.stop(vec!["web".parse().unwrap()]).await.unwrap().await.unwrap(), []);
     bench.release(1, &[("web", 1)]);
     bench.next("web.1").await;
-    assert_eq!(bench.handle.stop(vec!["worker".parse().unwrap()]).await.unwrap(), []);
+    assert_eq!(bench.handle.stop(vec!["worker".parse().unwrap()]).await.unwrap().await.unwrap(), []);
     assert!(!bench.task.is_finished());
 }
 
@@ -321,7 +321,7 @@ async fn a_scaling_to_what_an_operator_has_stopped_is_not_the_end() {
     bench.release(1, &[("clock", 1), ("worker", 1)]);
     let (clock, worker) = (bench.next("clock.1").await, bench.next("worker.1").await);
     let handle = bench.handle.clone();
-    let stop = tokio::spawn(async move { handle.stop(vec!["clock".parse().unwrap()]).await });
+    let stop = tokio::spawn(async move { handle.stop(vec!["clock".parse().unwrap()]).await.unwrap().await });
     while clock.signals().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -349,7 +349,8 @@ async fn a_dyno_that_waits_for_its_predecessor_can_be_stopped() {
         tokio::task::yield_now().await;
     }
     let handle = bench.handle.clone();
-    let stop = tokio::spawn(async move { handle.stop(vec!["web".parse().unwrap()]).await.unwrap() });
+    let stop =
+        tokio::spawn(async move { handle.stop(vec!["web".parse().unwrap()]).await.unwrap().await.unwrap() });
     tokio::task::yield_now().await;
     web.exit(Exit::Code(0), true);
     assert_eq!(stop.await.unwrap(), ["web.1".parse().unwrap()]);
