@@ -5,7 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Error, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The least memory that a dyno can be limited to: with less not even a shell gets as far as its first line, and
@@ -35,9 +36,10 @@ const UNITS: [(&str, u64); 10] = [
 /// What a dyno may use of the host, each `None` being no limit.
 ///
 /// As text it is a list, `memory=512MiB,swap=0,cpu=0.5,pids=256,io=100`; in JSON an object, `{"Memory": "512MiB",
-/// "Swap": "0", "Cpu": 0.5, "Pids": 256, "IoWeight": 100}`, in which numbers may be texts too.
+/// "Swap": "0", "Cpu": 0.5, "Pids": 256, "IoWeight": 100}`, in which numbers may be texts too. JSON may have the list as
+/// well, as whoever knows the flag writes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase", default, remote = "Self")]
 pub struct Limits {
     /// Memory, page cache included.
     #[serde(
@@ -300,6 +302,39 @@ impl fmt::Display for Limits {
     }
 }
 
+impl Serialize for Limits {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // the derived one
+        Self::serialize(self, to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Limits {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(ListOrObject)
+    }
+}
+
+/// Limits in either form.
+struct ListOrObject;
+
+impl<'de> Visitor<'de> for ListOrObject {
+    type Value = Limits;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("limits, as {\"Memory\": \"512MiB\", \"Cpu\": 0.5} or \"memory=512MiB,cpu=0.5\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Limits, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limits, A::Error> {
+        // the derived one
+        Limits::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
 fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     from.deserialize_any(Value(parse_memory))
 }
@@ -466,12 +501,16 @@ mod tests {
         assert_eq!(serde_json::from_str::<Limits>(json).unwrap(), two_cores);
         assert_eq!(serde_json::from_str::<Limits>("{}").unwrap(), Limits::default());
         assert_eq!(serde_json::to_string(&Limits::default()).unwrap(), "{}");
+        let json = r#""memory=512MiB,swap=0,cpu=0.5,pids=256,io=100""#;
+        assert_eq!(serde_json::from_str::<Limits>(json).unwrap(), full());
         for (json, part) in [
             (r#"{"Memory":512}"#, "memory 512 has no unit"),
             (r#"{"Pids":2.5}"#, "pids \"2.5\" is not understood"),
             (r#"{"Pids":-5}"#, "pids \"-5\" is not understood"),
             (r#"{"IoWeight":10001}"#, "io \"10001\" is not understood"),
             (r#"{"Cpu":[]}"#, "a limit, as"),
+            (r#""memory=512""#, "memory 512 has no unit"),
+            ("512", r#"expected limits, as {"Memory": "512MiB", "Cpu": 0.5} or "memory=512MiB,cpu=0.5""#),
         ] {
             let error = serde_json::from_str::<Limits>(json).unwrap_err().to_string();
             assert!(error.contains(part), "{json}: {error}");

@@ -85,6 +85,19 @@ fn null_and_empty_count_as_missing() {
 }
 
 #[test]
+fn limits_are_an_object_or_the_text_of_the_flag() {
+    let limits = |limits: &str| {
+        let process = format!(r#"{{"Type":"web","Args":["x"],"Limits":{limits}}}"#);
+        let file = parsed(&format!(r#"{{"Version":1,"Processes":[{process}]}}"#));
+        file.release.formation.iter().next().unwrap().limits.to_string()
+    };
+    for same in [r#"{"Memory":"32MiB","Cpu":0.5}"#, r#""memory=32MiB,cpu=0.5""#] {
+        assert_eq!(limits(same), "memory=32MiB,cpu=0.5", "{same}");
+    }
+    assert_eq!((limits("null"), limits("\"\"")), (String::new(), String::new()));
+}
+
+#[test]
 fn unknown_fields_warn_and_case_is_hinted_at() {
     let text = r#"{"Version":1,"slug":"x","Env":{"slug":"y"},"Deep":[[{}]],
         "Processes":[{"Type":"web","Args":["x"],"quantity":3,"A b":null}]}"#;
@@ -153,6 +166,21 @@ const BAD: &[(&str, usize, usize, &str, &str)] = &[
     ("{\"Version\":1,\"Processes\":[{\"Args\":\"x\"}]}", 1, 37, "Processes[0].Args", "an array of strings"),
     ("{\"Version\":1,\"Processes\":[{\"Quantity\":10001}]}", 1, 43, "Processes[0].Quantity", "above 10000"),
     ("{\"Version\":1,\"Processes\":[{\"Quantity\":-1}]}", 1, 40, "Processes[0].Quantity", "negative"),
+    ("{\"Version\":1,\"Processes\":[{\"Limits\":7}]}", 1, 37, "Processes[0].Limits", "expected limits, as"),
+    (
+        "{\"Version\":1,\"Processes\":[{\"Limits\":\"memory=7\"}]}",
+        1,
+        46,
+        "Processes[0].Limits",
+        "memory 7 has no unit",
+    ),
+    (
+        "{\"Version\":1,\"Processes\":[{\"Limits\":{\"Memory\":7}}]}",
+        1,
+        47,
+        "Processes[0].Limits.Memory",
+        "memory 7 has no unit",
+    ),
     ("{\"Version\":1,}", 1, 14, "", "remove the comma"),
     ("{\"Version\":1} x", 1, 15, "", "trailing characters"),
     ("{Version:1}", 1, 2, "", "double quotes"),
