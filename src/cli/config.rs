@@ -79,7 +79,7 @@ pub enum ClientRequest {
     },
     /// Explain how a dyno is.
     Explain(DynoName),
-    /// Stop dynos for good.
+    /// Stop dynos, until something starts them again.
     Stop(DynoTargets),
     /// Restart dynos.
     Restart(DynoTargets),

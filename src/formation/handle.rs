@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Ask(Question),
     /// Restarts dynos, and answers with their names.
     Restart { targets: Vec<Target>, rolling: bool, reply: oneshot::Sender<Vec<DynoName>> },
-    /// Stops dynos for good and answers with their names when all their processes are gone.
+    /// Stops dynos and answers with their names when all their processes are gone.
     Stop { targets: Vec<Target>, reply: oneshot::Sender<Vec<DynoName>> },
 }
 
@@ -124,8 +124,8 @@ impl FormationHandle {
         self.tell(|reply| Command::Ask(Question::Preview { arrival, reply })).await
     }
 
-    /// Stops dynos for good. Once that is under way it gives what waits for all their processes to be gone, for their
-    /// names, in order; whether anybody waits does not matter to it.
+    /// Stops dynos, until another release or a restart. Once that is under way it gives what waits for all their
+    /// processes to be gone, for their names, in order; whether anybody waits does not matter to it.
     ///
     /// # Errors
     /// If the supervisor has ended, or ends meanwhile.

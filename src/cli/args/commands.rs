@@ -39,7 +39,8 @@ pub(in crate::cli) enum CommandArgs {
         #[arg(long)]
         json: bool,
     },
-    /// Stop dynos of a running hsup for good; when all have been stopped, hsup ends
+    /// Stop dynos of a running hsup, until another release, `hsup restart` or a new start of hsup; when all have been
+    /// stopped, hsup ends
     Stop {
         /// The dynos (web.1) or process types (web) to stop
         #[arg(value_name = "DYNO|TYPE")]

@@ -1,4 +1,4 @@
-//! Stopping dynos for good, as an operator asks.
+//! Stopping dynos, as an operator asks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
