@@ -160,6 +160,33 @@ fn a_good_release_takes_rejected_and_last_error_away() {
 }
 
 #[test]
+fn what_runs_once_is_of_the_newest_release_alone() {
+    let room = Room::new();
+    let once = |code: i32, expected: &str| {
+        for args in [&["run", "echo once"][..], &["build"], &["--oneshot", "start"]] {
+            let ended = args.iter().fold(room.hsup([]), |launch, arg| launch.arg(arg)).end();
+            assert_eq!((ended.code, ended.stdout.as_str()), (code, ""), "{args:?}: {ended:?}");
+            let said = ended.stderr.lines().filter(|line| line.contains(expected)).count();
+            assert_eq!(said, 1, "{args:?}: {expected:?} is said once: {ended:?}");
+        }
+    };
+    once(66, "/new");
+    let text = room.app().process("web", "echo once", 1).text();
+    for loaded in [None, Some(&text)] {
+        if let Some(text) = loaded {
+            fs::write(room.control_dir().join("loaded"), text).expect("a file can be written");
+        }
+        // the first of them makes it `rejected`, and that is the newest for those after it
+        room.put(b"[]");
+        once(65, "object");
+    }
+    room.put(text.as_bytes());
+    let ended = room.hsup(["run", "echo once"]).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "once\n"), "{ended:?}");
+    assert_eq!(room.control_files(), ["loaded"]);
+}
+
+#[test]
 fn a_cold_start_uses_the_release_that_was_loaded() {
     let room = Room::new();
     let (hsup, app, _) = running(&room);
@@ -266,6 +293,8 @@ fn a_release_without_dynos_is_waited_for_not_ended_by() {
     let hsup = room.hsup(["start"]).up();
     let status = hsup.get("/status").json();
     assert_eq!((&status["Processes"], &status["Release"]["Version"]), (&json!({}), &Value::Null));
+    let said = hsup.wait_line("waiting for a release");
+    assert!(said.contains(&format!("{}/new", room.control_dir().display())), "{said}");
     room.release(&room.app().process("web", "exec sleep 600", 1));
     let up = || (hsup.dyno("web.1")["State"] == "up").then_some(());
     eventually("the first release is taken", || hsup.printed(), up);

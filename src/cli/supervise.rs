@@ -39,10 +39,10 @@ use crate::logs::{Console, DrainError, DrainPlace, Logs, LogsError, Printing, sp
 use crate::model::{Action, AppName, Bind, ConfigVars, DynoName, ProcessType, Release, Startup};
 use crate::slug::SlugUrls;
 use crate::sources::control_dir::ControlDir;
-use crate::sources::heroku_api::{Client, HerokuApi, Patience};
+use crate::sources::heroku_api::{Client, HerokuApi};
 use crate::sources::payload::{self, PayloadError, PayloadSource};
 use crate::sources::procfile::{Procfile, ProcfileError};
-use crate::sources::{GaveUp, LastGood, Link, Looks, ReleaseSource, Reread};
+use crate::sources::{GaveUp, LastGood, Link, Looks, Patience, ReleaseSource, Reread};
 use crate::stack::Stacks;
 use crate::stderr::Stderr;
 use crate::systemd::{self, Watched};
@@ -336,7 +336,8 @@ impl Source {
                 Box::new(HerokuApi::new(client, config.poll_interval, patience, last_good, *stale))
             }
             Some(SourceChoice::ControlDir { dir }) => {
-                Box::new(ControlDir::open(dir.clone(), app, config.poll_interval).map_err(Fatal::source)?)
+                let opened = ControlDir::open(dir.clone(), app, config.poll_interval, patience(config));
+                Box::new(opened.map_err(Fatal::source)?)
             }
             Some(SourceChoice::Procfile { path, explicit: _ }) => {
                 // In a root of its own nothing is where the variables of this one say.

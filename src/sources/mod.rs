@@ -13,7 +13,7 @@ mod reread;
 
 pub use last_good::LastGood;
 pub use looks::{LookCounts, Looks};
-pub use release_source::{GaveUp, Link, Published, ReleaseSender, ReleaseSource};
+pub use release_source::{GaveUp, Link, Patience, Published, ReleaseSender, ReleaseSource};
 pub use reread::{Reread, Wish};
 
 use publish::{publish, publish_stale};

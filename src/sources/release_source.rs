@@ -33,6 +33,15 @@ pub struct Link {
     pub looks: Looks,
 }
 
+/// How long to go on when there is no release to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// For ever: hsup follows the app.
+    Forever,
+    /// For a few tries at most: somebody waits for one release, the newest.
+    ForOne,
+}
+
 /// A source has no release and will have none.
 #[derive(Debug)]
 pub enum GaveUp {

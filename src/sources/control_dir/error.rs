@@ -30,12 +30,12 @@ pub enum ControlDirError {
         source: io::Error,
     },
     /// Anything else.
-    #[error("control dir {} cannot be opened: {}", path.display(), mend(source))]
+    #[error("control dir {} cannot be opened: {}", path.display(), mend(error))]
     Io {
         /// The control dir.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system says; the text has it, with what to do about it.
+        error: io::Error,
     },
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Fault {
     )]
     NotRejectable { dir: PathBuf, unfit: Unfit, source: io::Error },
     #[error("{}: {unfit}; write a good release to `new`", path.display())]
-    Loaded { path: PathBuf, unfit: Unfit },
+    Unfit { path: PathBuf, unfit: Unfit },
     #[error("cannot read {}: {}; it is tried again", path.display(), mend(source))]
     Read { path: PathBuf, source: io::Error },
     #[error("cannot {operation} {}: {}; the release is not in force, it is tried again", path.display(), mend(source))]
@@ -70,11 +70,38 @@ pub(super) enum Fault {
     Gone { path: PathBuf },
 }
 
+/// Why there is no release for somebody who is to have one and waits for no other.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoRelease {
+    #[error("control dir {0} has no release: write one to {0}/new", dir.display())]
+    Nothing { dir: PathBuf },
+    #[error("cannot read {}: {}", path.display(), mend(error))]
+    Read { path: PathBuf, error: io::Error },
+    #[error("cannot {operation} {}: {}", path.display(), mend(error))]
+    Persist { operation: &'static str, path: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Fault(Fault),
+}
+
+impl From<Fault> for NoRelease {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Read { path, source } => Self::Read { path, error: source },
+            Fault::Persist { operation, path, source } => Self::Persist { operation, path, error: source },
+            Fault::Rejected { .. }
+            | Fault::NotRejectable { .. }
+            | Fault::Unfit { .. }
+            | Fault::Remove { .. }
+            | Fault::Gone { .. } => Self::Fault(fault),
+        }
+    }
+}
+
 impl Fault {
     /// Whether it is one of what was put there: it is over with the next release only, for all that the dir is in order.
     pub(super) fn is_of_a_release(&self) -> bool {
         match self {
-            Self::Rejected { .. } | Self::NotRejectable { .. } | Self::Loaded { .. } => true,
+            Self::Rejected { .. } | Self::NotRejectable { .. } | Self::Unfit { .. } => true,
             Self::Read { .. } | Self::Persist { .. } | Self::Remove { .. } | Self::Gone { .. } => false,
         }
     }

@@ -98,7 +98,30 @@ impl Judge {
             },
             Found::Unfit(unfit) => unfit,
         };
-        Outcome::Fault(Fault::Loaded { path, unfit })
+        Outcome::Fault(Fault::Unfit { path, unfit })
+    }
+
+    /// What somebody finds who is to have one release, the newest: that of `new`; else what became of the `new` before,
+    /// which is `rejected` or `loaded`. In this order, since another hsup may judge `new` meanwhile.
+    pub(super) fn look_for_one(&mut self, now: SystemTime) -> Outcome {
+        let new = self.look(false, now);
+        let Outcome::Quiet = new else { return new };
+        match self.look_at_rejected() {
+            Some(fault) => Outcome::Fault(fault),
+            None => self.look_at_loaded(),
+        }
+    }
+
+    /// What is wrong with `rejected`, where one is there. It goes with the next good release, and is the newest until then.
+    fn look_at_rejected(&self) -> Option<Fault> {
+        let path = self.path("rejected");
+        let unfit = match files::read(&path) {
+            Ok(Found::Nothing) => return None,
+            Ok(Found::Unfit(unfit)) => unfit,
+            Ok(Found::Bytes { bytes, .. }) => control_file::parse(&bytes, &self.app).err()?.into(),
+            Err(source) => return Some(Fault::Read { path, source }),
+        };
+        Some(Fault::Unfit { path, unfit })
     }
 
     /// Looks at `new`. `closed`: its writer was seen to be done with it.
@@ -149,7 +172,7 @@ impl Judge {
                     LAST_ERROR_MODE,
                 );
             }
-            Fault::Loaded { .. } | Fault::Persist { .. } | Fault::Remove { .. } | Fault::Gone { .. } => {}
+            Fault::Unfit { .. } | Fault::Persist { .. } | Fault::Remove { .. } | Fault::Gone { .. } => {}
         }
     }
 
@@ -184,6 +207,10 @@ impl Judge {
             return Outcome::Fault(fault.into());
         }
         self.unread = None;
+        // before `new`, so that nobody who finds no `new` takes an old `rejected` for the newest
+        for stale in ["rejected", "last_error"] {
+            let _ = fs::remove_file(self.path(stale));
+        }
         let new = self.path("new");
         // a `new` that came meanwhile has not been read: it stays
         let removed = stamp.map_or(Ok(()), |stamp| files::remove_read(&new, &self.path(ASIDE), stamp));
@@ -197,9 +224,6 @@ impl Judge {
                 Some(Fault::Remove { path: new, source })
             }
         };
-        for stale in ["rejected", "last_error"] {
-            let _ = fs::remove_file(self.path(stale));
-        }
         Outcome::Release { release: parsed.release.into(), warnings: parsed.warnings, fault }
     }
 

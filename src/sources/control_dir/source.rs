@@ -1,21 +1,20 @@
 //! The control dir as a source: looks when inotify says so, when asked, and every poll interval.
 
-use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hsup_drivers::BoxFuture;
 
-use super::error::{ControlDirError, Fault};
+use super::error::{ControlDirError, Fault, NoRelease};
 use super::files;
 use super::judge::{Judge, Outcome};
 use super::watch::{Bell, DirWatch};
 use crate::blocking::blocking;
 use crate::model::AppName;
-use crate::sources::{GaveUp, Link, Looks, ReleaseSender, ReleaseSource, publish};
+use crate::sources::{GaveUp, Link, Looks, Patience, ReleaseSender, ReleaseSource, publish};
 
 /// A directory into which an operator writes releases.
 ///
@@ -24,6 +23,7 @@ use crate::sources::{GaveUp, Link, Looks, ReleaseSender, ReleaseSource, publish}
 pub struct ControlDir {
     judge: Judge,
     poll_interval: Duration,
+    patience: Patience,
 }
 
 impl ControlDir {
@@ -32,14 +32,19 @@ impl ControlDir {
     ///
     /// # Errors
     /// If there is no such directory or no file can be written in it.
-    pub fn open(dir: PathBuf, app: AppName, poll_interval: Duration) -> Result<Self, ControlDirError> {
+    pub fn open(
+        dir: PathBuf,
+        app: AppName,
+        poll_interval: Duration,
+        patience: Patience,
+    ) -> Result<Self, ControlDirError> {
         match fs::metadata(&dir) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(ControlDirError::NotADirectory { path: dir }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(ControlDirError::Missing { path: dir });
             }
-            Err(source) => return Err(ControlDirError::Io { path: dir, source }),
+            Err(error) => return Err(ControlDirError::Io { path: dir, error }),
         }
         if let Err(source) = files::probe(&dir) {
             use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -48,15 +53,15 @@ impl ControlDir {
                 return Err(ControlDirError::NotWritable { path: dir, source });
             }
             if !matches!(source.kind(), StorageFull | QuotaExceeded) {
-                return Err(ControlDirError::Io { path: dir, source });
+                return Err(ControlDirError::Io { path: dir, error: source });
             }
         }
-        Ok(Self { judge: Judge::new(dir, app), poll_interval })
+        Ok(Self { judge: Judge::new(dir, app), poll_interval, patience })
     }
 
-    async fn run(self, Link { releases, reread, looks, live: _ }: Link) -> Infallible {
-        let Self { judge, poll_interval } = self;
-        let mut teller = Teller { releases, looks, poll_interval, refused: false };
+    async fn run(self, Link { releases, reread, looks, live: _ }: Link) -> Result<(), GaveUp> {
+        let Self { judge, poll_interval, patience } = self;
+        let mut teller = Teller { releases, looks, poll_interval, refused: false, waits: false };
         let bell = Arc::new(Bell::default());
         let mut watch = DirWatch::new(judge.dir(), Arc::clone(&bell));
         let mut state = blocking(move |_| {
@@ -65,6 +70,9 @@ impl ControlDir {
             (judge, watch)
         })
         .await;
+        if patience == Patience::ForOne {
+            state.0 = teller.give_one(state.0).await?;
+        }
         loop {
             let asked = reread.newest();
             let closed = bell.take_closed();
@@ -78,6 +86,7 @@ impl ControlDir {
             })
             .await;
             let wait = teller.act_on_both(loaded, new, state.0.has_trouble());
+            teller.say_that_it_waits(state.0.dir());
             reread.looked(asked);
             tokio::select! {
                 () = bell.heard() => {}
@@ -95,9 +104,48 @@ struct Teller {
     poll_interval: Duration,
     /// Whether what was put there last is no release.
     refused: bool,
+    /// Whether it was said that there is no release yet.
+    waits: bool,
 }
 
 impl Teller {
+    /// Publishes the newest release, or gives up: nobody waits for another one. Only a file that is being written is
+    /// waited for.
+    async fn give_one(&mut self, mut judge: Judge) -> Result<Judge, GaveUp> {
+        loop {
+            let outcome;
+            (judge, outcome) = blocking(move |_| {
+                let outcome = judge.look_for_one(SystemTime::now());
+                (judge, outcome)
+            })
+            .await;
+            match outcome {
+                Outcome::Unfinished { again_in } => tokio::time::sleep(again_in).await,
+                Outcome::Quiet => {
+                    let nothing = NoRelease::Nothing { dir: judge.dir().to_owned() };
+                    return Err(GaveUp::Unreadable(nothing.into()));
+                }
+                Outcome::Fault(fault) => {
+                    let is_of_a_release = fault.is_of_a_release();
+                    let why = Box::new(NoRelease::from(fault));
+                    return Err(if is_of_a_release { GaveUp::Invalid(why) } else { GaveUp::Unreadable(why) });
+                }
+                release @ Outcome::Release { .. } => {
+                    let _there_is_one = self.act(release, false);
+                    return Ok(judge);
+                }
+            }
+        }
+    }
+
+    /// Says once that hsup waits for the first release, and where.
+    fn say_that_it_waits(&mut self, dir: &Path) {
+        if !self.waits && self.releases.borrow().is_none() {
+            self.waits = true;
+            tracing::warn!("waiting for a release: put one at {}/new", dir.display());
+        }
+    }
+
     /// Publishes or tells an outcome; returns how long to wait before the next look. `has_trouble`: nothing to do may
     /// mean that a fault is still there.
     fn act(&mut self, outcome: Outcome, has_trouble: bool) -> Duration {
@@ -147,7 +195,7 @@ impl Teller {
 
 impl ReleaseSource for ControlDir {
     fn follow(self: Box<Self>, link: Link) -> BoxFuture<'static, Result<(), GaveUp>> {
-        Box::pin(async move { match self.run(link).await {} })
+        Box::pin(self.run(link))
     }
 }
 

@@ -11,4 +11,4 @@ mod wire;
 
 pub use client::{ApiUrl, Client, InvalidApiUrl, InvalidToken, Token};
 pub use error::ApiError;
-pub use source::{HerokuApi, Patience};
+pub use source::HerokuApi;

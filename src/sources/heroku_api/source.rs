@@ -13,7 +13,7 @@ use crate::explain;
 use crate::http::{Retry, random_fraction};
 use crate::model::ReleaseVersion;
 use crate::sources::last_good::LastGood;
-use crate::sources::{GaveUp, Link, ReleaseSource, publish, publish_stale};
+use crate::sources::{GaveUp, Link, Patience, ReleaseSource, publish, publish_stale};
 
 /// How far a wait may be from the interval, so that many hosts of one app do not ask all at once.
 const JITTER: f64 = 0.2;
@@ -27,15 +27,6 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// The longest wait that a reset may ask for: Heroku's limit is one of requests an hour.
 const LONGEST_RESET: Duration = Duration::from_secs(3600);
-
-/// How long to go on when there is no release to be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// For ever: hsup follows the app.
-    Forever,
-    /// For a few tries: somebody waits for one release, and no other one counts.
-    ForOne,
-}
 
 /// The releases of an app as the Platform API tells them.
 ///

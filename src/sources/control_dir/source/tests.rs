@@ -27,8 +27,13 @@ impl Drop for Running {
 
 impl Running {
     fn start(dir: TempDir, poll_interval: Duration) -> Self {
-        let source =
-            ControlDir::open(dir.path().to_owned(), "myapp".parse().unwrap(), poll_interval).unwrap();
+        let source = ControlDir::open(
+            dir.path().to_owned(),
+            "myapp".parse().unwrap(),
+            poll_interval,
+            Patience::Forever,
+        )
+        .unwrap();
         let (releases, seen) = watch::channel(None);
         let reread = Reread::default();
         let link = link(releases, &reread);
@@ -139,7 +144,7 @@ async fn a_dir_that_comes_back_is_watched_again() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("control");
     fs::create_dir(&dir).unwrap();
-    let source = ControlDir::open(dir.clone(), "myapp".parse().unwrap(), NEVER).unwrap();
+    let source = ControlDir::open(dir.clone(), "myapp".parse().unwrap(), NEVER, Patience::Forever).unwrap();
     let (releases, seen) = watch::channel(None);
     let reread = Reread::default();
     let link = link(releases, &reread);
@@ -160,7 +165,7 @@ async fn a_dir_that_comes_back_is_watched_again() {
 #[test]
 fn a_dir_that_can_be_no_source_is_fatal() {
     let open = |path: &Path| {
-        let opened = ControlDir::open(path.to_owned(), "myapp".parse().unwrap(), NEVER);
+        let opened = ControlDir::open(path.to_owned(), "myapp".parse().unwrap(), NEVER, Patience::Forever);
         opened.err().map(|error| error.to_string()).unwrap_or_default()
     };
     let root = tempfile::tempdir().unwrap();
