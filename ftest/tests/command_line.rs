@@ -51,6 +51,21 @@ fn two_flags_that_choose_a_source_are_named() {
 }
 
 #[test]
+fn a_process_type_that_there_is_not_is_warned_of_wherever_it_is_named() {
+    let room = Room::new();
+    room.release(&room.app().process("web", "true", 1));
+    let args = ["--readiness", "wbe:none", "--liveness", "wbe:none", "--rollout", "wbe:rolling"];
+    let hsup =
+        args.iter().fold(room.hsup(["--oneshot", "start", "web=1", "wbe=2"]), |hsup, arg| hsup.arg(arg));
+    let ended = hsup.end();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    for said in ["no process type wbe", "--readiness wbe", "--liveness wbe", "--rollout wbe"] {
+        let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains(said)).collect();
+        assert!(matches!(lines[..], [line] if line.contains("it has: web")), "{said}: {ended:?}");
+    }
+}
+
+#[test]
 fn help_and_version_go_to_stdout() {
     let room = Room::new();
     for args in [["--help"], ["version"], ["--version"]] {

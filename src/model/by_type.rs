@@ -56,6 +56,11 @@ impl<T> ByType<T> {
     pub fn of(&self, process_type: &ProcessType) -> Option<&T> {
         self.types.get(process_type).or(self.all.as_ref())
     }
+
+    /// The types that have something of their own.
+    pub fn types(&self) -> impl Iterator<Item = &ProcessType> {
+        self.types.keys()
+    }
 }
 
 impl<T> FromIterator<OfType<T>> for ByType<T> {

@@ -20,6 +20,16 @@ impl LimitSettings {
         self.types.get(process_type).copied().unwrap_or_default().or(self.all)
     }
 
+    /// The types that have limits of their own.
+    pub fn types(&self) -> impl Iterator<Item = &ProcessType> {
+        self.types.keys()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.iter().all(|limits| *limits == Limits::default())
+    }
+
     /// Each set of limits that there is.
     pub fn iter(&self) -> impl Iterator<Item = &Limits> {
         std::iter::once(&self.all).chain(self.types.values())

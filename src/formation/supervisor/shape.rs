@@ -234,6 +234,22 @@ impl Supervisor {
                 release.version
             );
         }
+        for (flag, unknown) in self.types_of_settings().filter(|(_, name)| lacks(name)) {
+            tracing::warn!(
+                "--{flag} {unknown} is of no dyno: release {} has no such process type; it has: {known}",
+                release.version
+            );
+        }
+    }
+
+    /// The types that settings name, and by which flag. Limits may be those of one-off dynos, which are of no release.
+    fn types_of_settings(&self) -> impl Iterator<Item = (&'static str, &ProcessType)> {
+        let (limits, rollout) = (&self.settings.limits, &self.settings.rollout);
+        let limited = limits.types().filter(|name| **name != ProcessType::run());
+        let of = |flag| move |name| (flag, name);
+        let checked = rollout.readiness.types().map(of("readiness"));
+        let checked = checked.chain(rollout.liveness.types().map(of("liveness")));
+        checked.chain(rollout.rollout.types().map(of("rollout"))).chain(limited.map(of("limits")))
     }
 
     pub(super) fn quantities(&self, release: &Release) -> BTreeMap<ProcessType, Quantity> {
