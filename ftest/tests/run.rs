@@ -43,6 +43,10 @@ fn a_variable_that_tells_where_hsup_is_is_in_the_way_of_no_one_off_dyno() {
         let ended = args.iter().fold(launch, |launch, arg| launch.arg(arg)).end();
         assert_eq!((ended.code, ended.stdout.as_str()), (0, printed), "{ended:?}");
     }
+    // a flag asks for a socket of its own there, and may be meant otherwise
+    let ended = room.hsup(["run", "echo once"]).end();
+    assert_eq!(ended.code, 73, "{ended:?}");
+    assert!(ended.stderr.contains("in use") && ended.stderr.contains("--live"), "{ended:?}");
     assert_eq!(hsup.stop().code, 0);
 }
 

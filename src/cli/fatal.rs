@@ -103,6 +103,13 @@ impl Fatal {
         Self::new(ExitCode::Socket, &error)
     }
 
+    /// The same with one more thing that can be done.
+    pub(super) fn advising(mut self, advice: &str) -> Self {
+        self.text.push_str("; ");
+        self.text.push_str(advice);
+        self
+    }
+
     /// No source was chosen, which the command line has made sure of already.
     pub(super) fn no_source() -> Self {
         Self { code: ExitCode::NoSource, text: "no source of releases was chosen".to_owned() }

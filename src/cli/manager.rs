@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::fatal::Fatal;
 use super::{CliCommand, Config, ExitCode, SocketChoice, default_socket};
-use crate::control::{self, ControlSocket};
+use crate::control::{self, ControlSocket, SocketError};
 use crate::systemd::{GivenByManager, Notifier, Reporter, Watched};
 use crate::users;
 
@@ -91,12 +91,23 @@ pub(super) async fn control_socket(config: &Config) -> Result<Option<ControlSock
         (None, Some(given)) => (control::adopt(given), ", from the service manager"),
         (None, None) => return Ok(None),
     };
-    let mut socket = socket.map_err(Fatal::socket)?;
+    let mut socket = socket.map_err(|error| refused(error, &config.command))?;
     let named = |name: &Option<String>| name.as_deref().map(users::group).transpose();
     let group = |name: &Option<String>| named(name).map_err(|error| Fatal::new(ExitCode::Usage, &error));
     socket.restrict(group(&config.control_group)?, group(&config.read_group)?).map_err(Fatal::socket)?;
     tracing::info!("control socket: {}{whose}", socket.path().display());
     Ok(Some(socket))
+}
+
+/// The control socket cannot be made. Who runs a one-off dyno at the socket of a running hsup may mean that one's release.
+fn refused(error: SocketError, command: &CliCommand) -> Fatal {
+    let is_in_use = matches!(error, SocketError::InUse { .. });
+    let fatal = Fatal::socket(error);
+    if is_in_use && matches!(command, CliCommand::Run { .. }) {
+        fatal.advising("or run the command inside what that hsup runs, with --live")
+    } else {
+        fatal
+    }
 }
 
 /// The control socket among those that the manager has handed over: the one of that name, or the only one.
