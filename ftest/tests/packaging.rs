@@ -79,6 +79,12 @@ fn man_pages_tell_of_every_command_and_exit_code() {
         assert!(own.contains(&format!("hsup\\-{command} \\- ")), "{own}");
         assert!(!own.contains("logplex"), "what every command takes is told once: {own}");
     }
+    for command in ["list", "add", "remove"] {
+        let own = page(&format!("hsup-stack-{command}.1"));
+        assert!(own.contains(&format!("hsup\\-stack\\-{command} \\- ")), "{own}");
+        assert!(!own.contains("logplex"), "what every command takes is told once: {own}");
+    }
+    assert!(!page("hsup-stack.1").contains("help(1)"), "it has a page for each that it names");
     assert!(whole.contains("\\-\\-stop\\-timeout") && whole.contains("EXIT STATUS"), "{whole}");
     assert!(whole.contains("the control socket is in use"), "{whole}");
     let ended = room.bare(["man", "/proc/no/such/dir"]).end();

@@ -38,15 +38,22 @@ fn write_pages(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     // The options of all commands are told once, in the page of hsup itself.
     let of_all: Vec<clap::Id> = command().get_arguments().map(|arg| arg.get_id().clone()).collect();
-    let mut hsup = command().disable_help_subcommand(true);
+    let hsup = command().mut_subcommands(|sub| sub.disable_help_subcommand(true));
+    let mut hsup = hsup.disable_help_subcommand(true);
     hsup.build();
     write_page(dir, hsup.clone())?;
-    for sub in hsup.get_subcommands() {
+    write_pages_below(dir, &hsup, &of_all)
+}
+
+/// The pages of a command's own commands, and of theirs.
+fn write_pages_below(dir: &Path, command: &clap::Command, of_all: &[clap::Id]) -> io::Result<()> {
+    for sub in command.get_subcommands() {
         let page = sub.clone().mut_args(|arg| {
             let hide = of_all.contains(arg.get_id());
             arg.hide(hide)
         });
         write_page(dir, page.after_help("Options of every command: see hsup(1)."))?;
+        write_pages_below(dir, sub, of_all)?;
     }
     Ok(())
 }
