@@ -2,15 +2,15 @@
 
 use std::fs;
 
-use hsup_ftest::{Room, driver};
+use hsup_ftest::{Driver, Room, driver, is_about};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn what_is_wrong_with_the_command_line_is_said_with_code_64() {
     let room = Room::new();
     let long = format!("/tmp/{}", "x".repeat(120));
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["start", "--no-such-flag"], "--no-such-flag"),
         (&["no-such-command"], "no-such-command"),
         (&["start", "-s", &long], "108"),
@@ -19,6 +19,8 @@ fn what_is_wrong_with_the_command_line_is_said_with_code_64() {
         (&["start", "web=many"], "web=many"),
         (&["start", "--start-number", "0"], "--start-number"),
         (&["run"], "CMD"),
+        (&["start", "--limits", "memory=64MiB"], "use native or docker"),
+        (&["start", "--allow", "dynos"], "use native"),
     ];
     for (args, expected) in cases {
         let launch = room.bare([]).env("HSUP_CONTROL_DIR", room.control_dir());
@@ -28,6 +30,22 @@ fn what_is_wrong_with_the_command_line_is_said_with_code_64() {
         assert!(ended.stderr.contains(expected), "{args:?}: {expected:?} is not in {ended:?}");
         assert_eq!(ended.stdout, "", "{args:?}");
     }
+}
+
+#[test]
+fn limits_that_would_not_be_kept_are_refused_or_warned_of() {
+    if !is_about(Driver::Simple) {
+        return;
+    }
+    let room = Room::new();
+    let ended = room.hsup(["start"]).env("HSUP_LIMITS", "web:pids=9").end();
+    assert_eq!(ended.code, 64, "{ended:?}");
+    let web = json!([{"Type": "web", "Args": ["true"], "Quantity": 1, "Limits": {"Memory": "64MiB"}}]);
+    room.release(&room.app().field("Processes", web));
+    // what a variable allows to native dynos of this host is no mistake
+    let ended = room.hsup(["--oneshot", "start"]).env("HSUP_ALLOW", "dynos").end();
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.stderr.matches("the Limits of web are not kept").count(), 1, "{ended:?}");
 }
 
 #[test]

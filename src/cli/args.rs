@@ -197,8 +197,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "HOST:INSIDE[:ro]")]
     pub bind: Vec<String>,
 
-    /// What each dyno of a type, or of all, may use of the host, as in web:memory=512MiB,swap=0,cpu=0.5,pids=256,io=100;
-    /// may be repeated [env: HSUP_LIMITS, separated by blanks]
+    /// What each dyno of a type, or of all, may use of the host, as in web:memory=512MiB,swap=0,cpu=0.5,pids=256,io=100,
+    /// with the native or the docker driver; may be repeated [env: HSUP_LIMITS, separated by blanks]
     #[arg(long, value_name = "[TYPE:]LIMITS")]
     pub limits: Vec<String>,
 

@@ -34,7 +34,17 @@ pub enum DriverKind {
 }
 
 impl DriverKind {
-    /// Whether its dynos have a root and a network of their own.
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Abspath => "abspath",
+            Self::Docker => "docker",
+            Self::Native => "native",
+        }
+    }
+
+    /// Whether its dynos have a root and a network of their own, and limits.
     pub fn is_isolated(self) -> bool {
         match self {
             Self::Simple | Self::Abspath => false,

@@ -25,6 +25,19 @@ pub(super) fn fork_zygote(config: &Config) -> Result<Option<Zygote>, Fatal> {
     }
 }
 
+/// What is asked of a driver that cannot give it is refused, where it would else be left out without a word. What a host's
+/// variable allows to native dynos is in the way of no other driver.
+fn refuse_what_cannot_be(config: &Config) -> Result<(), Fatal> {
+    let driver = config.driver;
+    match driver {
+        DriverKind::Simple | DriverKind::Abspath if !config.limits.is_empty() => Err(Fatal::limits(driver)),
+        DriverKind::Simple | DriverKind::Abspath | DriverKind::Docker if config.native.allow_by_flag => {
+            Err(Fatal::allow(driver))
+        }
+        DriverKind::Simple | DriverKind::Abspath | DriverKind::Docker | DriverKind::Native => Ok(()),
+    }
+}
+
 /// The driver. One whose dynos see the host's own paths cannot show them at others, nor keep them from writing.
 pub(super) async fn driver(
     config: &Config,
@@ -32,6 +45,7 @@ pub(super) async fn driver(
     guardian: &Arc<Guardian>,
     zygote: Option<Zygote>,
 ) -> Result<Arc<dyn DynoDriver>, Fatal> {
+    refuse_what_cannot_be(config)?;
     let guardian = Arc::clone(guardian);
     match (config.driver, zygote) {
         (DriverKind::Simple, _) => match binds.iter().find(|bind| bind.host != bind.inside || bind.read_only)

@@ -7,7 +7,7 @@ use std::process;
 use hsup_drivers::docker::DockerError;
 use hsup_drivers::native::NativeError;
 
-use super::ExitCode;
+use super::{DriverKind, ExitCode};
 use crate::explain;
 use crate::listen::Listen;
 use crate::model::Bind;
@@ -76,6 +76,18 @@ impl Fatal {
             )
         };
         Self { code: ExitCode::Usage, text: format!("--bind {what}") }
+    }
+
+    /// The driver cannot keep dynos within limits.
+    pub(super) fn limits(driver: DriverKind) -> Self {
+        let name = driver.name();
+        Self::usage(format!("--limits, HSUP_LIMITS: the {name} driver keeps no limits: use native or docker"))
+    }
+
+    /// The driver does not part dynos from what they would have to be allowed.
+    pub(super) fn allow(driver: DriverKind) -> Self {
+        let name = driver.name();
+        Self::usage(format!("--allow: the {name} driver keeps dynos from nothing of that: use native"))
     }
 
     /// The native driver cannot be used.

@@ -27,6 +27,8 @@ pub struct NativeConfig {
     pub extra_routes: Routes,
     /// What they may reach besides the world outside.
     pub allow: Allow,
+    /// Whether a flag says so, which is meant for this one command and not for whatever driver a host has.
+    pub allow_by_flag: bool,
 }
 
 /// Reads the settings.
@@ -42,7 +44,9 @@ pub(super) fn read(reader: &mut Reader<'_>, allow: Vec<String>) -> NativeConfig 
         let what = "a route by eth1 needs an extra interface: set LIBCONTAINER_DYNO_EXTRA_INTERFACE";
         reader.problems.push(Problem::usage("LIBCONTAINER_DYNO_EXTRA_ROUTES", what));
     }
+    let allow_by_flag = !allow.is_empty();
     NativeConfig {
+        allow_by_flag,
         block: block.unwrap_or(Block::DEFAULT),
         uids: uids(reader, least, most),
         extra_interface,

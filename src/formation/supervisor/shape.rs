@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hsup_drivers::Network;
+use hsup_drivers::{Limits, Network};
 
 use super::super::handle::{CannotRun, ScaleRefused};
 use super::super::plan::{Desired, Generation};
@@ -179,6 +179,7 @@ impl Supervisor {
             return;
         }
         self.warn_of_unknown_types(release);
+        self.warn_of_limits(release);
         for process in release.formation.iter() {
             self.warn_of_overlap(process);
             self.warn_of_checks(process);
@@ -216,6 +217,21 @@ impl Supervisor {
                      answer: use notify, command=... or, for readiness, log=TEXT"
                 );
             }
+        }
+    }
+
+    /// Dynos that share the host with all its programs get of it what they can.
+    fn warn_of_limits(&self, release: &Release) {
+        let driver = self.preparer.driver();
+        let limited = release.formation.iter().filter(|process| process.limits != Limits::default());
+        let limited: Vec<_> = limited.map(|process| process.process_type.as_str()).collect();
+        if driver.network() == Network::Host && !limited.is_empty() {
+            tracing::warn!(
+                "release {}: the Limits of {} are not kept by the {} driver: use native or docker",
+                release.version,
+                limited.join(", "),
+                driver.name()
+            );
         }
     }
 
