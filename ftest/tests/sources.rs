@@ -76,6 +76,12 @@ fn a_procfile_may_stand_anywhere_and_a_wrong_one_names_its_lines() {
     let ended = room.bare(["-s", "none", "start", "--procfile"]).arg(&procfile).end();
     assert_eq!(ended.code, 65, "{ended:?}");
     assert!(ended.stderr.contains("Procfile.dev:2"), "{ended:?}");
+    let ended = room.bare(["-d", "abspath", "-s", "none", "start", "--procfile"]).arg(&procfile).end();
+    assert_eq!(ended.code, 65, "what is wrong with it comes first: {ended:?}");
+    fs::write(&procfile, "web: x\n").expect("a file can be written");
+    let ended = room.bare(["-d", "abspath", "-s", "none", "start", "--procfile"]).arg(&procfile).end();
+    assert_eq!(ended.code, 64, "{ended:?}");
+    assert!(ended.stderr.contains("use another driver"), "{ended:?}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub(super) fn fork_zygote(config: &Config) -> Result<Option<Zygote>, Fatal> {
 fn refuse_what_cannot_be(config: &Config) -> Result<(), Fatal> {
     let driver = config.driver;
     match driver {
+        DriverKind::Abspath if folder_of_procfile(config).is_some() => Err(Fatal::procfile_without_slug()),
         DriverKind::Simple | DriverKind::Abspath if !config.limits.is_empty() => Err(Fatal::limits(driver)),
         DriverKind::Simple | DriverKind::Abspath | DriverKind::Docker if config.native.allow_by_flag => {
             Err(Fatal::allow(driver))

@@ -90,6 +90,15 @@ impl Fatal {
         Self::usage(format!("--allow: the {name} driver keeps dynos from nothing of that: use native"))
     }
 
+    /// A Procfile has no slug.
+    pub(super) fn procfile_without_slug() -> Self {
+        Self::usage(
+            "the abspath driver runs slugs, and a Procfile has none: use another driver (-d simple), or a source of \
+             releases that have slugs (--control-dir, --app)"
+                .to_owned(),
+        )
+    }
+
     /// The native driver cannot be used.
     pub(super) fn native(error: NativeError) -> Self {
         Self::new(ExitCode::System, &error)
