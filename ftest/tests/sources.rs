@@ -40,6 +40,10 @@ fn the_procfile_of_the_folder_runs_with_its_env() {
     let hsup = room.bare(["start", "-d", &driver().to_string(), "-s"]).arg(room.socket()).up();
     assert_eq!(hsup.wait_line("web.1 | "), "web.1 | hello world on 6200");
     hsup.wait_up("worker.1");
+    let live =
+        room.bare(["run", "--live", "-s"]).arg(room.socket()).arg("test -f Procfile && echo $GREETING");
+    let ended = live.dir("/").end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (0, "hello world\n"), "{ended:?}");
     // SIGHUP: read it again
     fs::write(work.join("Procfile"), "web: echo second; exec sleep 600\n").expect("a file can be written");
     hsup.signal(Signal::SIGHUP);

@@ -112,9 +112,9 @@ fn mounts(binds: &[Bind]) -> Vec<BindMount> {
 pub(super) fn folder_of_procfile(config: &Config) -> Option<PathBuf> {
     match &config.source {
         Some(SourceChoice::Procfile { path, .. }) => path.parent().map(PathBuf::from),
+        Some(SourceChoice::Payload { text: _, folder }) => folder.clone(),
         Some(
-            SourceChoice::Payload { .. }
-            | SourceChoice::PayloadFile { .. }
+            SourceChoice::PayloadFile { .. }
             | SourceChoice::HerokuApi { .. }
             | SourceChoice::ControlDir { .. }
             | SourceChoice::Running(_),

@@ -29,13 +29,13 @@ pub(super) fn with_live_release(config: Config) -> Result<Config, Fatal> {
         true => config.driver,
         false => live.driver.parse().map_err(|_| not_ours("a driver"))?,
     };
-    match (driver, &live.folder) {
-        (DriverKind::Docker | DriverKind::Native, Some(folder)) => {
-            return Err(Fatal::usage(format!(
-                "the running hsup has its code from the folder of a Procfile: run this in {folder}"
-            )));
-        }
-        (DriverKind::Simple | DriverKind::Abspath | DriverKind::Docker | DriverKind::Native, _) => {}
+    let is_isolated = live.driver.parse().is_ok_and(DriverKind::is_isolated);
+    if let Some(folder) = live.folder.as_ref().filter(|_| driver.is_isolated() && !is_isolated) {
+        return Err(Fatal::usage(format!(
+            "the running hsup has the Procfile of {folder} with the variables of this host, which say nothing inside a dyno \
+             of the {} driver: run this in {folder} without --live",
+            driver.name()
+        )));
     }
     let binds = if config.binds.is_empty() {
         live.binds
@@ -60,8 +60,8 @@ pub(super) fn with_live_release(config: Config) -> Result<Config, Fatal> {
         true => config.state_dir.clone(),
         false => PathBuf::from(live.state_dir),
     };
-    let (source, control_socket) = (Some(SourceChoice::Payload { text }), SocketChoice::Default);
-    Ok(Config { source, driver, state_dir, control_socket, ..config })
+    let source = Some(SourceChoice::Payload { text, folder: live.folder.map(PathBuf::from) });
+    Ok(Config { source, driver, state_dir, control_socket: SocketChoice::Default, ..config })
 }
 
 /// The live release of the hsup that is meant.

@@ -29,6 +29,8 @@ pub enum SourceChoice {
     Payload {
         /// The text of it, which holds the whole environment of a release.
         text: Secret,
+        /// The folder that is the app, where the release is that of a Procfile.
+        folder: Option<PathBuf>,
     },
     /// A file that holds such a text.
     PayloadFile {
@@ -136,7 +138,7 @@ pub(super) fn choose(
     let control_dir = control_dir.map(|given| SourceChoice::ControlDir { dir: absolute(given) });
     let procfile = procfile.map(|given| SourceChoice::Procfile { path: absolute(given), explicit: true });
     match (payload, payload_file, flagged) {
-        (Some(text), ..) => Some(SourceChoice::Payload { text: text.into() }),
+        (Some(text), ..) => Some(SourceChoice::Payload { text: text.into(), folder: None }),
         (None, Some(path), _) => Some(SourceChoice::PayloadFile { path: directory.join(path) }),
         (None, None, (true, _)) => control_dir,
         (None, None, (_, true)) => procfile,

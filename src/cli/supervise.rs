@@ -319,7 +319,7 @@ impl Source {
         let releases: Box<dyn ReleaseSource> = match &config.source {
             // that of a running hsup has become a payload by now
             None | Some(SourceChoice::Running(_)) => return Err(Fatal::no_source()),
-            Some(SourceChoice::Payload { text }) => {
+            Some(SourceChoice::Payload { text, folder: _ }) => {
                 return payload::decode(text.expose()).map(Self::of_startup).map_err(payload_fatal);
             }
             Some(SourceChoice::PayloadFile { path }) => {

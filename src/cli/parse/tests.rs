@@ -299,7 +299,7 @@ fn sources_have_their_order() {
     let source = |case: &Case| case.config(&["start"]).source.unwrap();
 
     let text = "c2VjcmV0".to_owned();
-    assert_eq!(source(&case), SourceChoice::Payload { text: text.clone().into() });
+    assert_eq!(source(&case), SourceChoice::Payload { text: text.clone().into(), folder: None });
     assert!(!format!("{:?}", source(&case)).contains(&text));
     let case = case.with("HSUP_CONTROL_GOB", "");
     assert_eq!(source(&case), SourceChoice::PayloadFile { path: case.path("gob") });
