@@ -86,6 +86,9 @@ fn a_procfile_may_stand_anywhere_and_a_wrong_one_names_its_lines() {
     let ended = room.bare(["-d", "abspath", "-s", "none", "start", "--procfile"]).arg(&procfile).end();
     assert_eq!(ended.code, 64, "{ended:?}");
     assert!(ended.stderr.contains("use another driver"), "{ended:?}");
+    fs::create_dir(room.path(".env")).expect("a directory can be made");
+    let ended = room.bare(["-s", "none", "start", "--procfile"]).arg(&procfile).end();
+    assert_eq!((ended.code, ended.stderr.matches("is a directory").count()), (66, 1), "{ended:?}");
 }
 
 #[test]
@@ -124,5 +127,6 @@ fn a_wrong_payload_is_refused_and_shows_nothing_of_itself() {
         let ended = room.bare(["start", "-s", "none"]).env("HSUP_CONTROL_GOB", payload).end();
         assert_eq!(ended.code, 65, "{ended:?}");
         assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
+        assert!(ended.stderr.matches("Version").count() <= 1, "a cause is said once: {ended:?}");
     }
 }

@@ -42,7 +42,7 @@ pub enum PayloadError {
     #[error("the payload is not base64: start the inner hsup by the outer one, which makes it")]
     NotBase64,
     /// Not the JSON of a startup.
-    #[error("the payload is not one of this hsup, run the same version inside and outside: {0}")]
+    #[error("the payload is not one of this hsup, run the same version inside and outside")]
     Content(#[from] ControlFileError),
     /// The app has no name.
     #[error(
@@ -65,7 +65,7 @@ pub enum PayloadError {
         path: PathBuf,
     },
     /// The file cannot be read.
-    #[error("cannot read the payload file {}: {source}", path.display())]
+    #[error("cannot read the payload file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -73,7 +73,7 @@ pub enum PayloadError {
         source: io::Error,
     },
     /// The file would stay where others may find it.
-    #[error("cannot remove the payload file {}, which holds secrets: {source}; remove it by hand and see to the permissions of its directory", path.display())]
+    #[error("cannot remove the payload file {}, which holds secrets (remove it by hand and see to the permissions of its directory)", path.display())]
     Remove {
         /// The file.
         path: PathBuf,

@@ -38,7 +38,7 @@ pub enum ProcfileError {
         path: PathBuf,
     },
     /// It or its `.env` cannot be read.
-    #[error("cannot read {}: {source}; make it a file that the user of hsup can read", path.display())]
+    #[error("cannot read {} (make it a file that the user of hsup can read)", path.display())]
     Read {
         /// The file.
         path: PathBuf,

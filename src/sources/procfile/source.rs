@@ -10,6 +10,7 @@ use hsup_drivers::BoxFuture;
 use super::error::ProcfileError;
 use super::{dotenv, lines};
 use crate::blocking::blocking;
+use crate::explain;
 use crate::model::{AppName, ConfigVars, Formation, Release, ReleaseVersion};
 use crate::sources::{GaveUp, Link, ReleaseSource, publish};
 
@@ -67,7 +68,7 @@ impl Procfile {
             let read = blocking(move |_| files.read()).await;
             match &read {
                 Ok(_) => looks.succeeded(),
-                Err(error) => looks.failed(&error.to_string()),
+                Err(error) => looks.failed(&explain(error)),
             }
             match read {
                 Ok((formation, config)) if formation != release.formation || config != release.config => {
@@ -81,7 +82,7 @@ impl Procfile {
                     }
                 }
                 Err(error @ (ProcfileError::Missing { .. } | ProcfileError::Read { .. })) => {
-                    tracing::error!("the release stays as it was: {error}");
+                    tracing::error!("the release stays as it was: {}", explain(&error));
                 }
             }
         }
@@ -163,7 +164,7 @@ mod tests {
         fs::remove_file(dir.path().join(".env")).unwrap();
         fs::create_dir(dir.path().join(".env")).unwrap();
         let said = open(dir.path()).err().unwrap().to_string();
-        assert!(said.starts_with("cannot read ") && said.contains("/.env: "), "{said}");
+        assert!(said.starts_with("cannot read ") && said.contains("/.env (make it a file"), "{said}");
     }
 
     #[tokio::test]
