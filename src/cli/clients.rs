@@ -264,6 +264,7 @@ impl From<ClientError> for Fatal {
             ClientError::Refused { status, .. } => of_refusal(*status),
             ClientError::NoSocket { .. }
             | ClientError::Stale { .. }
+            | ClientError::NotASocket { .. }
             | ClientError::Connect { .. }
             | ClientError::Silent { .. }
             | ClientError::Broken { .. }

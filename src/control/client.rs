@@ -2,8 +2,10 @@
 //! do. It does not know which socket is whose; it is given a path.
 
 use std::error::Error;
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +46,12 @@ pub enum ClientError {
     )]
     Stale {
         /// The socket.
+        path: PathBuf,
+    },
+    /// What is at the path is another kind of file.
+    #[error("no hsup is running at {}: that is no socket: name the socket of an hsup with -s", path.display())]
+    NotASocket {
+        /// The path.
         path: PathBuf,
     },
     /// The caller may not use the socket.
@@ -232,11 +240,16 @@ impl Client {
         let path = self.path.clone();
         match source.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT | Errno::ENOTDIR) => ClientError::NoSocket { path },
+            Some(Errno::ECONNREFUSED) if is_another_file(&path) => ClientError::NotASocket { path },
             Some(Errno::ECONNREFUSED) => ClientError::Stale { path },
             Some(Errno::EACCES | Errno::EPERM) => ClientError::PermissionDenied { path },
             _ => ClientError::Connect { path, source },
         }
     }
+}
+
+fn is_another_file(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| !file.file_type().is_socket())
 }
 
 fn to_json(body: &impl Serialize) -> Vec<u8> {

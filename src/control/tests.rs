@@ -458,6 +458,10 @@ async fn a_client_learns_what_is_wrong_with_the_socket() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = client.get_json::<Value>("/status").await.unwrap_err();
     assert!(matches!(error, ClientError::Stale { .. }), "{error}");
+    for other in [directory.path(), "/etc/passwd".as_ref()] {
+        let error = Client::new(other).get_json::<Value>("/status").await.unwrap_err();
+        assert!(matches!(error, ClientError::NotASocket { .. }), "{error}");
+    }
     let denied = Client::new(&path).unreachable(nix::errno::Errno::EACCES.into());
     assert!(denied.to_string().contains("you need to be in the group of the socket or root"), "{denied}");
 }
