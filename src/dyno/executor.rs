@@ -354,6 +354,8 @@ impl Executor {
         }
         self.say(Level::INFO, &exit.told());
         let why = match self.doom.take() {
+            // it was to end whatever its memory, and what the kernel has killed may be a child of long ago
+            Some(asked @ (Why::Restarted | Why::Retired | Why::ExitTimeout)) => asked,
             _ if out_of_memory => Why::OutOfMemory,
             Some(why) => why,
             None => Why::ByItself,

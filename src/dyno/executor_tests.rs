@@ -337,3 +337,25 @@ async fn a_dyno_that_is_no_longer_well_is_restarted() {
     let why = bench.handle.status().last_exit.clone().unwrap().why;
     assert_eq!(why, Why::Unwell { finding: format!("nothing listens on port {port}") });
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_is_the_reason_whatever_the_kernel_has_killed_before() {
+    for (command, why) in [
+        (Some(Command::Restart), Why::Restarted),
+        (Some(Command::Retire), Why::Retired),
+        (None, Why::OutOfMemory),
+    ] {
+        let mut bench = Bench::new(false, &[]);
+        let run = bench.next_run().await;
+        run.starve();
+        if let Some(command) = command {
+            bench.handle.send(command);
+            while run.signals().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        }
+        run.exit(Exit::Signal(15), true);
+        bench.handle.status.wait_for(|status| status.last_exit.is_some()).await.unwrap();
+        assert_eq!(bench.handle.status().last_exit.clone().unwrap().why, why);
+    }
+}

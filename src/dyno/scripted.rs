@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hsup_drivers::{
@@ -17,6 +18,7 @@ pub(crate) struct ScriptedRun {
     main: watch::Sender<Option<MainExit>>,
     pub(crate) gone: watch::Sender<bool>,
     signals: Mutex<Vec<KillSignal>>,
+    out_of_memory: AtomicBool,
     /// To whom commands inside it are handed.
     runs: mpsc::UnboundedSender<(String, Arc<ScriptedRun>)>,
 }
@@ -27,8 +29,14 @@ impl ScriptedRun {
             main: watch::Sender::new(None),
             gone: watch::Sender::new(false),
             signals: Mutex::default(),
+            out_of_memory: AtomicBool::default(),
             runs,
         })
+    }
+
+    /// The kernel kills a process of it for want of memory; the main process goes on.
+    pub(crate) fn starve(&self) {
+        self.out_of_memory.store(true, Ordering::Relaxed);
     }
 
     /// Ends the main process.
@@ -80,6 +88,10 @@ impl Run for ScriptedRun {
             self.gone.send_replace(true);
         }
         Ok(())
+    }
+
+    fn out_of_memory(&self) -> bool {
+        self.out_of_memory.load(Ordering::Relaxed)
     }
 
     fn main_exit(&self) -> BoxFuture<'_, MainExit> {
