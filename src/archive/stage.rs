@@ -32,6 +32,11 @@ impl StageError {
         let path = path.to_path_buf();
         move |source| Self { operation, path, source: source.into() }
     }
+
+    /// Whether something was there already, in the place of what was to be put there.
+    pub(crate) fn is_of_what_was_there(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+    }
 }
 
 /// The folder.

@@ -83,9 +83,9 @@ impl Cache {
         let from = stage.path().to_path_buf();
         fs::set_permissions(&from, Permissions::from_mode(0o755)).map_err(StageError::of("chmod", &from))?;
         let put = self.staging.put(stage, &from, &digest.to_string());
-        // where another hsup was quicker with the same tree the stage is gone, and its tree is as good
+        // where another hsup was quicker with the same tree the stage is gone, and its tree is as good, while it is there
         match (self.find(digest)?, put) {
-            (None, Err(error)) => Err(error),
+            (None, Err(error)) if !error.is_of_what_was_there() => Err(error),
             (slug, Ok(_) | Err(_)) => Ok(slug),
         }
     }
