@@ -2,12 +2,12 @@
 //!
 //! Nothing here knows how a limit is kept; that is the driver's.
 
+mod json;
+
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// The least memory that a dyno can be limited to: with less not even a shell gets as far as its first line, and
 /// the mistake (`1KiB` for `1GiB`) would show as a dyno that crashes for no reason.
@@ -44,32 +44,32 @@ pub struct Limits {
     /// Memory, page cache included.
     #[serde(
         rename = "Memory",
-        deserialize_with = "memory",
-        serialize_with = "bytes_text",
+        deserialize_with = "json::memory",
+        serialize_with = "json::bytes_text",
         skip_serializing_if = "Option::is_none"
     )]
     pub memory_bytes: Option<u64>,
     /// Swap on top of the memory.
     #[serde(
         rename = "Swap",
-        deserialize_with = "swap",
-        serialize_with = "bytes_text",
+        deserialize_with = "json::swap",
+        serialize_with = "json::bytes_text",
         skip_serializing_if = "Option::is_none"
     )]
     pub swap_bytes: Option<u64>,
     /// CPU time in thousandths of a core.
     #[serde(
         rename = "Cpu",
-        deserialize_with = "cpu",
-        serialize_with = "cpu_text",
+        deserialize_with = "json::cpu",
+        serialize_with = "json::cpu_text",
         skip_serializing_if = "Option::is_none"
     )]
     pub cpu_millis: Option<u32>,
     /// Processes and threads, the dyno's init among them.
-    #[serde(deserialize_with = "pids", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "json::pids", skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
     /// The share of a busy disk, relative to that of other dynos; 100 is that of one without the limit.
-    #[serde(deserialize_with = "io_weight", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "json::io_weight", skip_serializing_if = "Option::is_none")]
     pub io_weight: Option<u16>,
 }
 
@@ -299,100 +299,6 @@ impl fmt::Display for Limits {
         let items: Vec<String> =
             items.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?))).collect();
         f.write_str(&items.join(","))
-    }
-}
-
-impl Serialize for Limits {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        // the derived one
-        Self::serialize(self, to)
-    }
-}
-
-impl<'de> Deserialize<'de> for Limits {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(ListOrObject)
-    }
-}
-
-/// Limits in either form.
-struct ListOrObject;
-
-impl<'de> Visitor<'de> for ListOrObject {
-    type Value = Limits;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("limits, as {\"Memory\": \"512MiB\", \"Cpu\": 0.5} or \"memory=512MiB,cpu=0.5\"")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Limits, E> {
-        text.parse().map_err(E::custom)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limits, A::Error> {
-        // the derived one
-        Limits::deserialize(MapAccessDeserializer::new(map))
-    }
-}
-
-fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    from.deserialize_any(Value(parse_memory))
-}
-
-fn swap<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    from.deserialize_any(Value(parse_swap))
-}
-
-fn cpu<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    from.deserialize_any(Value(parse_cpu))
-}
-
-fn pids<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    from.deserialize_any(Value(parse_pids))
-}
-
-fn io_weight<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
-    from.deserialize_any(Value(parse_io_weight))
-}
-
-#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
-fn bytes_text<S: Serializer>(bytes: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
-    bytes.map(bytes_to_text).serialize(to)
-}
-
-#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
-fn cpu_text<S: Serializer>(millis: &Option<u32>, to: S) -> Result<S::Ok, S::Error> {
-    millis.map(cpu_to_text).serialize(to)
-}
-
-/// One value, read by its parser whether it is a text or a number; null is no limit.
-struct Value<T>(fn(&str) -> Result<T, LimitError>);
-
-impl<T> Visitor<'_> for Value<T> {
-    type Value = Option<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a limit, as \"512MiB\", 0.5 or 256")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-        (self.0)(text).map(Some).map_err(E::custom)
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        Ok(None)
     }
 }
 
